@@ -1,0 +1,65 @@
+# Every target makes the .venv that it needs. Set PYTHON to choose another interpreter.
+PYTHON ?= python3
+VENV := .venv
+PURE := .venv-pure
+PIP := -m pip --disable-pip-version-check -q
+# torch is installed before the rest, which then finds it there. pyproject.toml holds the version.
+TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
+BUILD_NEEDS := $(TORCH) 'setuptools>=77' ninja
+CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+PICTURES := examples/pictures
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-pure bench lint wheel clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(VENV)/.runtime ## paint demo.png: a photo in the manner of a painting
+	$(VENV)/bin/python examples/neural_style.py $(PICTURES)/china.jpg \
+	    $(PICTURES)/vangogh_cafe_terrace_at_night_1888.webp -o demo.png --size 512
+
+test: $(VENV)/.dev ## the test suite, on the compiled ops
+	$(VENV)/bin/python -m pytest
+
+# pytest alone, not `python -m pytest`, which would import the source tree and the compiled ops in it.
+test-pure: $(PURE)/.dev ## the test suite, on pure Python
+	$(PURE)/bin/pytest
+
+bench: $(VENV)/.dev ## time and memory beside the alternatives
+	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+
+lint: $(VENV)/.dev ## style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/.runtime ## one wheel in dist/, for every Python and every torch from 2.10 on
+	$(VENV)/bin/python $(PIP) wheel --no-build-isolation --no-deps -w dist .
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(PURE) build dist *.egg-info torchconv/_C.so torchconv/_C.txt demo.png
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/pip $(CSRC)
+	@echo "Installing torchconv in $(VENV) and compiling its ops (some minutes the first time) ..."
+	$(VENV)/bin/python $(PIP) install $(BUILD_NEEDS)
+	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style]'
+	$(VENV)/bin/python -m torchconv.info
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style,dev]'
+	@touch $@
+
+$(PURE)/bin/pip:
+	$(PYTHON) -m venv $(PURE)
+
+$(PURE)/.dev: $(PURE)/bin/pip $(CSRC) $(wildcard torchconv/*.py torchconv/*/*.py)
+	$(PURE)/bin/python $(PIP) install $(BUILD_NEEDS)
+	TORCHCONV_BUILD=0 $(PURE)/bin/python $(PIP) install --no-build-isolation '.[style,dev]'
+	@touch $@

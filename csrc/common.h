@@ -1,0 +1,123 @@
+// Geometry of a sliding window, and the checks that keep an op called with hostile arguments inside its buffers.
+// Shared by all kernels. Everything is written for three spatial dimensions; one and two are three with leading ones.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace torchconv {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+
+constexpr int RANK = 3;
+using Extent = std::array<int64_t, RANK>;  // depth, height, width
+
+inline int64_t volume(const Extent& e) { return e[0] * e[1] * e[2]; }
+
+// A window of `kernel` taps, `dilation` apart, that moves over `input` in steps of `stride`, from -padding on.
+// Output position o and tap k meet the input at  o * stride - padding + k * dilation.
+struct Window {
+  Extent input{}, output{}, kernel{}, stride{}, padding{}, dilation{};
+};
+
+#define TORCHCONV_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+// Bound of every size and argument, so that sums and products of two of them never leave int64.
+constexpr int64_t LARGEST = INT64_C(1) << 31;
+
+inline Extent extent(const char* op, const char* name, const Ints& values, int64_t rank, int64_t smallest, int64_t fill) {
+  TORCHCONV_CHECK(static_cast<int64_t>(values.size()) == rank, op, ": ", name, " has ", values.size(), " values, expected ", rank);
+  Extent result{fill, fill, fill};
+  for (int64_t i = 0; i < rank; i++) {
+    TORCHCONV_CHECK(values[i] >= smallest && values[i] < LARGEST, op, ": ", name, " is ", values[i], ", expected ", smallest,
+                    " or more, and less than 2**31");
+    result[RANK - rank + i] = values[i];
+  }
+  return result;
+}
+
+// The number of elements of a tensor of these sizes; an error where it can't be allocated.
+inline int64_t checked_volume(const char* op, const Ints& sizes) {
+  int64_t total = 1;
+  bool overflow = false, empty = false;
+  for (int64_t size : sizes) {
+    TORCHCONV_CHECK(size >= 0, op, ": a tensor with a negative size (", size, ") was asked for");
+    empty = empty || size == 0;
+    overflow = overflow || (size != 0 && __builtin_mul_overflow(total, size, &total));
+  }
+  TORCHCONV_CHECK(empty || (!overflow && total <= INT64_MAX / 16), op, ": a tensor of more elements than can be addressed was asked for");
+  return empty ? 0 : total;
+}
+
+inline int64_t spatial_rank(const char* op, const char* name, const Tensor& t) {
+  const int64_t rank = t.dim() - 2;
+  TORCHCONV_CHECK(1 <= rank && rank <= RANK, op, ": ", name, " has ", t.dim(), " dimensions, expected 3 to 5 (batch, channels, and 1 to 3 spatial)");
+  return rank;
+}
+
+inline Extent spatial_sizes(const char* op, const char* name, const Tensor& t) {
+  const auto sizes = t.sizes();
+  Ints values(sizes.begin() + 2, sizes.end());
+  return extent(op, name, values, spatial_rank(op, name, t), 0, 1);
+}
+
+// The window without its output size.
+inline Window window(const char* op, int64_t rank, const Extent& input, const Ints& kernel, const Ints& stride, const Ints& padding,
+                     const Ints& dilation) {
+  Window w;
+  w.input = input;
+  w.kernel = extent(op, "kernel_size", kernel, rank, 1, 1);
+  w.stride = extent(op, "stride", stride, rank, 1, 1);
+  w.padding = extent(op, "padding", padding, rank, 0, 0);
+  w.dilation = extent(op, "dilation", dilation, rank, 1, 1);
+  return w;
+}
+
+// Number of positions of the window along dimension i (Dumoulin & Visin 2016, arXiv:1603.07285, relationship 15).
+inline int64_t positions(const char* op, const Window& w, int i, bool ceil_mode = false) {
+  const int64_t span = w.dilation[i] * (w.kernel[i] - 1) + 1;
+  const int64_t room = w.input[i] + 2 * w.padding[i] - span;
+  TORCHCONV_CHECK(room >= 0, op, ": the kernel spans ", span, " positions, more than the padded input's ", w.input[i] + 2 * w.padding[i]);
+  int64_t count = (room + (ceil_mode ? w.stride[i] - 1 : 0)) / w.stride[i] + 1;
+  // A window may start in the padding before the input, but not in the padding after it.
+  if (ceil_mode && (count - 1) * w.stride[i] >= w.input[i] + w.padding[i]) count--;
+  return count;
+}
+
+inline void set_output(const char* op, Window& w, bool ceil_mode = false) {
+  for (int i = 0; i < RANK; i++) w.output[i] = positions(op, w, i, ceil_mode);
+}
+
+// Sizes of a tensor (batch, channels, spatial...) of `rank` spatial dimensions.
+inline Ints tensor_sizes(int64_t batch, int64_t channels, const Extent& spatial, int64_t rank) {
+  Ints sizes{batch, channels};
+  sizes.insert(sizes.end(), spatial.begin() + (RANK - rank), spatial.end());
+  return sizes;
+}
+
+inline std::string to_string(const Ints& values) {
+  std::string text = "(";
+  for (size_t i = 0; i < values.size(); i++) text += (i ? ", " : "") + std::to_string(values[i]);
+  return text + ")";
+}
+
+inline void expect_sizes(const char* op, const char* name, const Tensor& t, const Ints& expected) {
+  const auto sizes = t.sizes();
+  const Ints got(sizes.begin(), sizes.end());
+  TORCHCONV_CHECK(got == expected, op, ": ", name, " has shape ", to_string(got), ", expected ", to_string(expected));
+}
+
+inline void expect_cpu(const char* op, const char* name, const Tensor& t) {
+  TORCHCONV_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
+}
+
+}  // namespace torchconv

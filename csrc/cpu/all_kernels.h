@@ -1,0 +1,46 @@
+// The kernels for one instruction set, and their table. Each kernels_*.cpp includes it once, after kernels.h and the standard
+// headers, and under its own target pragma: no inline function of another header is compiled for a processor that may not
+// be there. No include guard.
+#include "simd.h"
+#include "gemm.h"
+#include "conv_kernel.h"
+#include "winograd_kernel.h"
+#include "transpose_kernel.h"
+#include "pool_kernel.h"
+#include "im2col_kernel.h"
+
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+template <class T>
+constexpr ConvKernels<T> conv_table() {
+  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, transpose<T>};
+}
+
+template <class T>
+constexpr ColumnKernels<T> column_table() {
+  return {im2col<T>, col2im<T>};
+}
+
+template <class T, class Position>
+constexpr PoolKernels<T, Position> pool_table() {
+  return {pool<T, Position>, pool_gather<T, Position>, pool_scatter<T, Position>};
+}
+
+const Kernels kernels{conv_table<float>(),
+                      conv_table<double>(),
+                      column_table<float>(),
+                      column_table<double>(),
+                      column_table<BFloat16>(),
+                      column_table<Half>(),
+                      pool_table<float, uint8_t>(),
+                      pool_table<float, int32_t>(),
+                      pool_table<double, uint8_t>(),
+                      pool_table<double, int32_t>(),
+                      pool_table<BFloat16, uint8_t>(),
+                      pool_table<BFloat16, int32_t>(),
+                      pool_table<Half, uint8_t>(),
+                      pool_table<Half, int32_t>()};
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv

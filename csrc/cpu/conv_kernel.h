@@ -1,0 +1,274 @@
+// Convolution as blocked im2col: a block of the column matrix is packed, multiplied with packed weights, forgotten.
+// Activations are channels-last, so that a tap's channels, and with dilation 1 a whole row of taps, are one run of memory.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
+constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+inline __attribute__((always_inline)) void copy_run(const T* from, T* to, int64_t count) {
+  constexpr int64_t L = lanes<T>;
+  if (count < L) {
+    for (int64_t i = 0; i < count; i++) to[i] = from[i];
+    return;
+  }
+  int64_t i = 0;
+  for (; i + L <= count; i += L) store(to + i, load(from + i));
+  if (i < count) store(to + count - L, load(from + count - L));
+}
+
+template <class T>
+inline void zero_run(T* to, int64_t count) {
+  if (count > 0) std::memset(to, 0, count * sizeof(T));
+}
+
+// The window's corner in the input at each of a block's positions.
+struct Corner {
+  int64_t batch, depth, height, width;
+};
+
+inline Corner corner_of(const Window& w, int64_t position) {
+  Corner c;
+  c.width = position % w.output[2] * w.stride[2] - w.padding[2];
+  position /= w.output[2];
+  c.height = position % w.output[1] * w.stride[1] - w.padding[1];
+  position /= w.output[1];
+  c.depth = position % w.output[0] * w.stride[0] - w.padding[0];
+  c.batch = position / w.output[0];
+  return c;
+}
+
+// Entries [begin, end) of one row of the column matrix: the taps' channels [first, first + channels) in the order (tap, channel).
+// `input` has `pixel` channels in all. What lies in the padding is zero.
+template <class T>
+void pack_row(const Window& w, const T* input, int64_t pixel, int64_t first, int64_t channels, const Corner& at, int64_t begin,
+              int64_t end, T* to) {
+  const auto& [D, H, W] = w.input;
+  if (begin == end) return;
+  const int64_t run = w.kernel[2] * channels;
+  const bool merged = w.dilation[2] == 1 && channels == pixel;
+  for (int64_t row = begin / run; row * run < end; row++) {
+    const int64_t lo = std::max(begin - row * run, INT64_C(0)), hi = std::min(end - row * run, run);
+    T* out = to + row * run - begin;
+    const int64_t d = at.depth + row / w.kernel[1] * w.dilation[0], h = at.height + row % w.kernel[1] * w.dilation[1];
+    if (d < 0 || d >= D || h < 0 || h >= H) {
+      zero_run(out + lo, hi - lo);
+      continue;
+    }
+    const T* line = input + ((at.batch * D + d) * H + h) * W * pixel;
+    if (merged) {
+      const int64_t from = std::clamp(-at.width * channels, lo, hi), until = std::clamp((W - at.width) * channels, from, hi);
+      zero_run(out + lo, from - lo);
+      if (from < until) copy_run(line + at.width * channels + from, out + from, until - from);
+      zero_run(out + until, hi - until);
+      continue;
+    }
+    for (int64_t tap = lo / channels; tap * channels < hi; tap++) {
+      const int64_t from = std::max(lo, tap * channels), until = std::min(hi, (tap + 1) * channels);
+      const int64_t x = at.width + tap * w.dilation[2];
+      if (x < 0 || x >= W)
+        zero_run(out + from, until - from);
+      else
+        copy_run(line + x * pixel + first + from - tap * channels, out + from, until - from);
+    }
+  }
+}
+
+// A weight as the panels of B: for each group, each block of DEPTH rows of the column matrix, and each TILE_COLUMNS output
+// channels, [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
+template <class T>
+struct PackedWeight {
+  int64_t depth, blocks, panels;
+  Scratch<T> data;
+
+  PackedWeight(int64_t taps, int64_t groups, int64_t in_channels, int64_t out_channels)
+      : depth(taps * in_channels),
+        blocks(std::max<int64_t>(1, ceil_div(depth, DEPTH))),  // with no depth at all, one block that stores the bias
+        panels(ceil_div(out_channels, TILE_COLUMNS<T>)),
+        data(groups * blocks * panels * DEPTH * TILE_COLUMNS<T>) {}
+
+  T* panel(int64_t group, int64_t block, int64_t panel) const {
+    return data.get() + ((group * blocks + block) * panels + panel) * DEPTH * TILE_COLUMNS<T>;
+  }
+};
+
+template <class T>
+PackedWeight<T> pack_weight(const GatherConv<T>& p) {
+  PackedWeight<T> packed(volume(p.window.kernel), p.groups, p.in_channels, p.out_channels);
+  const auto& v = p.weight;
+  torch::stable::parallel_for(0, p.groups * packed.blocks * packed.panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t panel = i % packed.panels, block = i / packed.panels % packed.blocks, group = i / packed.panels / packed.blocks;
+      const int64_t first = panel * TILE_COLUMNS<T>, count = std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - first);
+      const int64_t depth = std::min<int64_t>(DEPTH, packed.depth - block * DEPTH);
+      T* to = packed.panel(group, block, panel);
+      for (int64_t k = 0; k < depth; k++, to += TILE_COLUMNS<T>) {
+        const int64_t row = block * DEPTH + k, tap = row / p.in_channels, in = row % p.in_channels;
+        const int64_t kw = tap % p.window.kernel[2], kh = tap / p.window.kernel[2] % p.window.kernel[1];
+        const int64_t kd = tap / p.window.kernel[2] / p.window.kernel[1];
+        const T* from = v.data + v.start + kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step + group * v.group_step +
+                        first * v.out_step;
+        for (int64_t j = 0; j < count; j++) to[j] = from[j * v.out_step];
+        for (int64_t j = count; j < TILE_COLUMNS<T>; j++) to[j] = 0;
+      }
+    }
+  });
+  return packed;
+}
+
+// Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
+template <class T>
+void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t first, int64_t count, int64_t panel_begin,
+                  int64_t panel_end, T* packed) {
+  const Window& w = p.window;
+  const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels;
+  Corner corner[BLOCK_ROWS];
+  T* row[BLOCK_ROWS];
+  for (int64_t i = 0; i < count; i++) {
+    corner[i] = corner_of(w, first + i);
+    int64_t position = first + i, at[RANK];
+    for (int d = RANK - 1; d >= 0; d--) {
+      at[d] = p.origin[d] + position % w.output[d] * p.spacing[d];
+      position /= w.output[d];
+    }
+    row[i] = p.output + (((position * p.output_extent[0] + at[0]) * p.output_extent[1] + at[1]) * p.output_extent[2] + at[2]) * out_pixel;
+  }
+  for (int64_t group = 0; group < p.groups; group++) {
+    for (int64_t block = 0; block < weight.blocks; block++) {
+      const int64_t begin = block * DEPTH, end = std::min<int64_t>(begin + DEPTH, weight.depth);
+      for (int64_t i = 0; i < count; i++)
+        pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner[i], begin, end, packed + i * PACKED_STRIDE<T>);
+      for (int64_t panel = panel_begin; panel < panel_end; panel++) {
+        const int64_t column = panel * TILE_COLUMNS<T>, columns = std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column);
+        T start[TILE_COLUMNS<T>] = {};
+        if (p.bias != nullptr) std::memcpy(start, p.bias + group * p.out_channels + column, columns * sizeof(T));
+        const T* b = weight.panel(group, block, panel);
+        for (int64_t i = 0; i < count; i += TILE_ROWS) {
+          const int rows = std::min<int64_t>(TILE_ROWS, count - i);
+          T* c[TILE_ROWS];
+          for (int r = 0; r < rows; r++) c[r] = row[i + r] + group * p.out_channels + column;
+          tile_of<T, LayoutA::packed>(rows)(end - begin, packed + i * PACKED_STRIDE<T>, 0, b, TILE_COLUMNS<T>, c, columns,
+                                            block == 0 ? start : nullptr);
+        }
+      }
+    }
+  }
+}
+
+// One channel in, one out: no sum over channels to block for. Vectors run over the channels.
+template <class T>
+void depthwise_conv(const GatherConv<T>& p) {
+  const Window& w = p.window;
+  const int64_t C = p.groups, taps = volume(w.kernel), total = p.batch * volume(w.output);
+  Scratch<T> weight(taps * C);  // [tap][channel]
+  for (int64_t tap = 0; tap < taps; tap++) {
+    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
+    const T* from = p.weight.data + p.weight.start + kd * p.weight.step[0] + kh * p.weight.step[1] + kw * p.weight.step[2];
+    for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = from[c * p.weight.group_step];
+  }
+  torch::stable::parallel_for(0, total, std::max<int64_t>(1, 4096 / (C * (taps + 1))), [&](int64_t begin, int64_t end) {
+    for (int64_t q = begin; q < end; q++) {
+      const Corner at = corner_of(w, q);
+      int64_t position = q, to[RANK];
+      for (int d = RANK - 1; d >= 0; d--) {
+        to[d] = p.origin[d] + position % w.output[d] * p.spacing[d];
+        position /= w.output[d];
+      }
+      T* __restrict y = p.output + (((position * p.output_extent[0] + to[0]) * p.output_extent[1] + to[1]) * p.output_extent[2] + to[2]) * C;
+      for (int64_t c = 0; c < C; c++) y[c] = p.bias != nullptr ? p.bias[c] : T(0);
+      for (int64_t tap = 0; tap < taps; tap++) {
+        const int64_t x = at.width + tap % w.kernel[2] * w.dilation[2], h = at.height + tap / w.kernel[2] % w.kernel[1] * w.dilation[1];
+        const int64_t d = at.depth + tap / w.kernel[2] / w.kernel[1] * w.dilation[0];
+        if (d < 0 || d >= w.input[0] || h < 0 || h >= w.input[1] || x < 0 || x >= w.input[2]) continue;
+        const T* __restrict in = p.input + (((at.batch * w.input[0] + d) * w.input[1] + h) * w.input[2] + x) * C;
+        const T* __restrict k = weight.get() + tap * C;
+        for (int64_t c = 0; c < C; c++) y[c] += in[c] * k[c];
+      }
+    }
+  });
+}
+
+template <class T>
+void gather_conv(const GatherConv<T>& p) {
+  const int64_t total = p.batch * volume(p.window.output);
+  if (total == 0 || p.out_channels == 0) return;
+  if (p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>) return depthwise_conv(p);
+  const PackedWeight<T> weight = pack_weight(p);
+  // Small feature maps have few blocks of positions; their panels are shared out too. How the work is cut never changes
+  // the order in which an output element is summed, so results do not depend on the number of threads.
+  const int64_t blocks = ceil_div(total, BLOCK_ROWS), threads = torch::stable::get_num_threads();
+  const int64_t cuts = std::min(weight.panels, ceil_div(4 * threads, blocks));
+  torch::stable::parallel_for(0, blocks * cuts, 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> packed(BLOCK_ROWS * PACKED_STRIDE<T>);
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t first = i / cuts * BLOCK_ROWS, cut = i % cuts;
+      gather_block(p, weight, first, std::min(BLOCK_ROWS, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
+                   packed.get());
+    }
+  });
+}
+
+// Positions that one partial sum of the weight gradient runs over, at least: enough to outweigh adding it up.
+constexpr int64_t SHORTEST_SUM = 8 * DEPTH;
+constexpr int64_t SUMS = 32;
+
+// The weight gradient is a product whose depth is the positions: grad_output^T [out][position] times the columns.
+// The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
+template <class T>
+void weight_grad(const WeightGrad<T>& p) {
+  const Window& w = p.window;
+  const int64_t total = p.batch * volume(w.output), K = volume(w.kernel) * p.in_channels, O = p.out_channels;
+  const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
+  if (p.groups * O * K == 0) return;
+  const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
+  Scratch<T> partial(sums * p.groups * O * K);
+  torch::stable::parallel_for(0, sums * p.groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> packed(DEPTH * PACKED_STRIDE<T>);
+    const T zeros[TILE_COLUMNS<T>] = {};
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t block = i % blocks, group = i / blocks % p.groups, sum = i / blocks / p.groups;
+      const int64_t k0 = block * DEPTH, k1 = std::min<int64_t>(k0 + DEPTH, K);
+      const int64_t q0 = total * sum / sums, q1 = total * (sum + 1) / sums;
+      T* out = partial.get() + (sum * p.groups + group) * O * K;
+      if (q0 == q1)
+        for (int64_t o = 0; o < O; o++) zero_run(out + o * K + k0, k1 - k0);
+      for (int64_t q = q0; q < q1; q += DEPTH) {
+        const int64_t depth = std::min<int64_t>(DEPTH, q1 - q);
+        for (int64_t j = 0; j < depth; j++) {
+          T* to = packed.get() + j * PACKED_STRIDE<T>;
+          pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner_of(w, q + j), k0, k1, to);
+          // The last panel reads past k1 where that is not a multiple of its width; what it computes there is not stored.
+          zero_run(to + (k1 - k0), std::min<int64_t>(TILE_COLUMNS<T>, PACKED_STRIDE<T> - (k1 - k0)));
+        }
+        for (int64_t k = k0; k < k1; k += TILE_COLUMNS<T>) {
+          for (int64_t o = 0; o < O; o += TILE_ROWS) {
+            const int rows = std::min<int64_t>(TILE_ROWS, O - o);
+            T* c[TILE_ROWS];
+            for (int r = 0; r < rows; r++) c[r] = out + (o + r) * K + k;
+            tile_of<T, LayoutA::transposed>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, packed.get() + (k - k0),
+                                                  PACKED_STRIDE<T>, c, std::min<int64_t>(TILE_COLUMNS<T>, k1 - k), q == q0 ? zeros : nullptr);
+          }
+        }
+      }
+    }
+  });
+  const auto& v = p.view;
+  torch::stable::parallel_for(0, p.groups * O, std::max<int64_t>(1, 16384 / K), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      for (int64_t k = 0; k < K; k++) {
+        T total_sum = 0;
+        for (int64_t sum = 0; sum < sums; sum++) total_sum += partial.get()[(sum * p.groups * O + i) * K + k];
+        const int64_t tap = k / p.in_channels, in = k % p.in_channels, kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1];
+        const int64_t kd = tap / w.kernel[2] / w.kernel[1];
+        p.grad_weight[v.start + kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step + i / O * v.group_step +
+                      i % O * v.out_step] = total_sum;
+      }
+    }
+  });
+}
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv

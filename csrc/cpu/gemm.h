@@ -1,0 +1,80 @@
+// The micro-kernel that all convolutions end in: C[rows][columns] += A[rows][depth] * B[depth][columns].
+//
+// A tile of C (TILE_ROWS x TILE_COLUMNS) lives in registers while the depth runs: each step loads one row of B
+// (two vectors), broadcasts one element of A per row and multiplies-adds. 14 x 2 accumulators fill the 32 registers
+// of AVX-512, 6 x 2 the 16 of AVX2 and SSE2, and leave enough independent chains to hide the latency of FMA.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+constexpr int TILE_ROWS = VECTOR_BYTES == 64 ? 14 : 6;
+constexpr int TILE_VECTORS = 2;
+template <class T>
+constexpr int TILE_COLUMNS = TILE_VECTORS * lanes<T>;
+
+// Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
+constexpr int DEPTH = 192;
+// Distance of A's packed rows. A constant makes every broadcast a load with an immediate offset, and one cache line more
+// than the depth keeps the rows out of each other's cache sets.
+template <class T>
+constexpr int PACKED_STRIDE = DEPTH + 64 / sizeof(T);
+
+// How A is laid out: rows packed at PACKED_STRIDE, or its transpose in place, [depth][rows], at a stride given at run time.
+enum class LayoutA { packed, transposed };
+
+// Computes ROWS x TILE_COLUMNS. `c` holds a pointer per row. The first `columns` of them are stored.
+// `start` is what the sum starts from: null for what C holds, else TILE_COLUMNS values (a bias, or zeros).
+template <class T, int ROWS, LayoutA LAYOUT>
+void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* const* c, int64_t columns,
+          const T* start) {
+  constexpr int V = TILE_VECTORS, L = lanes<T>;
+  vec<T> sum[ROWS][V];
+  T edge[V * L];
+  const bool whole = columns == V * L;
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+    const T* from = start;
+    if (from == nullptr) {
+      from = c[i];
+      if (!whole) {
+        std::memset(edge, 0, sizeof edge);
+        std::memcpy(edge, c[i], columns * sizeof(T));
+        from = edge;
+      }
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) sum[i][j] = load(from + j * L);
+  }
+  for (int64_t k = 0; k < depth; k++) {
+    vec<T> row[V];
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) row[j] = load(b + k * b_stride + j * L);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      const T value = LAYOUT == LayoutA::packed ? a[i * PACKED_STRIDE<T> + k] : a[k * a_stride + i];
+#pragma GCC unroll 2
+      for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+    T* to = whole ? c[i] : edge;
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) store(to + j * L, sum[i][j]);
+    if (!whole) std::memcpy(c[i], edge, columns * sizeof(T));
+  }
+}
+
+template <class T>
+using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T* const*, int64_t, const T*);
+
+// tile<T, rows, LAYOUT> for a number of rows known at run time, 1 to TILE_ROWS.
+template <class T, LayoutA LAYOUT, int ROWS = TILE_ROWS>
+Tile<T> tile_of(int rows) {
+  if constexpr (ROWS > 1) {
+    if (rows < ROWS) return tile_of<T, LAYOUT, ROWS - 1>(rows);
+  }
+  return tile<T, ROWS, LAYOUT>;
+}
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv

@@ -1,0 +1,65 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "kernels.h"
+
+namespace torchconv {
+namespace {
+
+struct Choice {
+  const char* name;
+  const Kernels* kernels;
+  bool available;
+};
+
+const std::vector<Choice>& choices() {
+  static const std::vector<Choice> all = {
+#if defined(__x86_64__)
+      {"avx512", &avx512::kernels,
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+      {"avx2", &avx2::kernels,
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+#endif
+      {"baseline", &baseline::kernels, true},
+  };
+  return all;
+}
+
+const Choice* find(const std::string& name) {
+  for (const Choice& choice : choices())
+    if (choice.available && (name.empty() || name == choice.name)) return &choice;
+  std::string names;
+  for (const std::string& available : available_isas()) names += (names.empty() ? "" : ", ") + available;
+  TORCHCONV_CHECK(false, "instruction set '", name, "' is not available here, expected one of: ", names);
+  return nullptr;
+}
+
+// TORCHCONV_ISA sets the first choice; a name that can't be served is reported by whichever op runs first.
+std::atomic<const Choice*>& current() {
+  static std::atomic<const Choice*> choice{nullptr};
+  if (choice.load(std::memory_order_relaxed) == nullptr) {
+    const char* wanted = std::getenv("TORCHCONV_ISA");
+    choice.store(find(wanted != nullptr ? wanted : ""));
+  }
+  return choice;
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Choice& choice : choices())
+    if (choice.available) names.push_back(choice.name);
+  return names;
+}
+
+std::string isa() { return current().load()->name; }
+
+void set_isa(const std::string& name) { current().store(find(name)); }
+
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed)->kernels; }
+
+}  // namespace torchconv

@@ -1,0 +1,142 @@
+// What the ops call: one table of kernels per instruction set. Plain pointers and geometry, no tensors.
+#pragma once
+
+#include <tuple>
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "../common.h"
+
+namespace torchconv {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+// A weight (out_channels, in_channels per group, taps...) seen as [tap][in][out], wherever its elements lie.
+// Element (tap, in, out) is data[start + tap . step + in * in_step + out * out_step]; a group adds group_step.
+template <class T>
+struct WeightView {
+  const T* data;
+  int64_t start, in_step, out_step, group_step;
+  Extent step;
+};
+
+// A convolution as a gather: channels-last `input`, and for each position of the window one row of output channels
+//   output[origin + position * spacing] = bias + sum over taps and input channels.
+// The forward pass has spacing 1; the input gradient of a strided convolution is one such gather per phase of the stride.
+// Padding may be negative here. Channel counts are those of one group.
+template <class T>
+struct GatherConv {
+  int64_t batch, groups, in_channels, out_channels;
+  Window window;
+  Extent output_extent, origin, spacing;
+  const T* input;
+  WeightView<T> weight;
+  const T* bias;  // may be null
+  T* output;
+};
+
+// The weight gradient: grad_weight[out, in, tap] = sum over positions of grad_output[position, out] * input[...].
+// `grad_weight` is seen as [tap][in][out] through the steps of a WeightView, as above.
+template <class T>
+struct WeightGrad {
+  int64_t batch, groups, in_channels, out_channels;
+  Window window;
+  const T *input, *grad_output;  // channels-last
+  T* grad_weight;
+  WeightView<T> view;
+};
+
+// A 3x3, stride 1 convolution on two-dimensional pictures. Padding may be anything from -1 on.
+template <class T>
+struct WinogradConv {
+  int64_t batch, in_channels, out_channels;
+  int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
+  const T* input;
+  WeightView<T> weight;
+  const T* bias;
+  T* output;
+};
+
+// Max pooling. `Position` is the index of the tap that won, the smallest unsigned type that holds them all.
+template <class T, class Position>
+struct Pool {
+  int64_t batch, channels;
+  Window window;
+  bool channels_last;
+  const T* input;
+  T* output;
+  Position* positions;  // may be null
+};
+
+// The two linear maps that saved positions define: gather picks from `full` what pooling picked from its input, scatter
+// adds each pooled value up where it came from. A position that lies outside the input picks and adds nothing.
+template <class T, class Position>
+struct PoolMap {
+  int64_t batch, channels;
+  Window window;
+  bool channels_last;
+  const Position* positions;
+  T* full;
+  T* pooled;
+};
+
+template <class T>
+struct Columns {
+  int64_t batch, channels;
+  Window window;
+  int64_t batch_step, channel_step;  // of `image`, in elements
+  Extent step;                       // of `image`
+  T* image;
+  T* columns;  // (batch, channels * taps, positions), contiguous
+};
+
+// As many matrices [rows][columns] as `batch` says, each transposed into [columns][rows].
+template <class T>
+using Transpose = void (*)(int64_t batch, int64_t rows, int64_t columns, const T* from, T* to);
+
+template <class T>
+struct ConvKernels {
+  void (*gather_conv)(const GatherConv<T>&);
+  void (*weight_grad)(const WeightGrad<T>&);
+  void (*winograd_conv)(const WinogradConv<T>&);
+  Transpose<T> transpose;
+};
+
+template <class T, class Position>
+struct PoolKernels {
+  void (*pool)(const Pool<T, Position>&);
+  void (*gather)(const PoolMap<T, Position>&);
+  void (*scatter)(const PoolMap<T, Position>&);
+};
+
+template <class T>
+struct ColumnKernels {
+  void (*im2col)(const Columns<T>&);
+  void (*col2im)(const Columns<T>&);
+};
+
+// Every kernel of one instruction set; std::get<PoolKernels<float, uint8_t>>(kernels()) is a table of it.
+using Kernels =
+    std::tuple<ConvKernels<float>, ConvKernels<double>, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
+               ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
+               PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
+               PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>>;
+
+namespace baseline {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+// The instruction set in use: the best that the processor has, unless another was chosen (isa.cpp).
+const Kernels& kernels();
+
+}  // namespace torchconv

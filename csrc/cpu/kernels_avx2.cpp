@@ -1,0 +1,22 @@
+// The kernels for x86-64 processors with AVX2 and FMA.
+#if defined(__x86_64__)
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "scratch.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#endif
+#define TORCHCONV_ISA avx2
+#define VECTOR_BYTES 32
+#include "all_kernels.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,22 @@
+// The kernels for x86-64 processors with AVX-512 (F, BW, DQ, VL).
+#if defined(__x86_64__)
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "scratch.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prefer-vector-width=512")
+#endif
+#define TORCHCONV_ISA avx512
+#define VECTOR_BYTES 64
+#include "all_kernels.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

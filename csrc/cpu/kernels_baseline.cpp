@@ -1,0 +1,12 @@
+// The kernels for any processor: 16-byte vectors (SSE2 on x86-64, NEON on 64-bit Arm).
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "scratch.h"
+
+#define TORCHCONV_ISA baseline
+#define VECTOR_BYTES 16
+#include "all_kernels.h"

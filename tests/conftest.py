@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def torchvision_models() -> Iterator[ModuleType]:
+    """torchvision.models, also beside a build of torch that torchvision's compiled part doesn't fit.
+
+    Without that part torchvision registers fake kernels for two ops that nobody defined, and fails to import.
+    """
+    try:
+        yield importlib.import_module("torchvision.models")
+    except RuntimeError:
+        # The definitions live as long as this object.
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        yield importlib.import_module("torchvision.models")

@@ -1,0 +1,73 @@
+"""Fake kernels of the compiled ops: shapes, dtypes and strides, for torch.compile, torch.export and the meta device.
+
+Imported by torchconv.ops once the compiled ops are loaded.
+"""
+
+# The schemas in csrc/torchconv.cpp are the types of these functions.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from torchconv.reference import output_size, position_dtype
+
+
+def empty(like: Tensor, size: Sequence[int], channels_last: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+    """A result beside `like`, contiguous or channels-last."""
+    memory_format = torch.contiguous_format
+    if channels_last:
+        memory_format = torch.channels_last if len(size) == 4 else torch.channels_last_3d
+    return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("torchconv::im2col")
+def im2col(input, kernel_size, stride, padding, dilation):
+    size = output_size(input.shape[2:], kernel_size, stride, padding, dilation)
+    return empty(input, [input.shape[0], input.shape[1] * prod(kernel_size), prod(size)])
+
+
+@torch.library.register_fake("torchconv::col2im")
+def col2im(columns, output_size, kernel_size, stride, padding, dilation):
+    return empty(columns, [columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size])
+
+
+@torch.library.register_fake("torchconv::conv")
+def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last):
+    size = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return empty(input, [input.shape[0], weight.shape[0], *size], channels_last)
+
+
+@torch.library.register_fake("torchconv::conv_input")
+def conv_input(
+    grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
+):
+    return empty(grad_output, [grad_output.shape[0], weight.shape[1] * groups, *input_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::conv_weight")
+def conv_weight(input, grad_output, kernel_size, stride, padding, dilation, groups, channels_last):
+    return empty(input, [grad_output.shape[1], input.shape[1] // groups, *kernel_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::max_pool")
+def max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, save_positions, channels_last):
+    spatial = output_size(input.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    size = [*input.shape[:2], *spatial]
+    dtype = position_dtype(kernel_size)
+    positions = empty(input, size, channels_last, dtype) if save_positions else empty(input, [0], False, dtype)
+    return empty(input, size, channels_last), positions
+
+
+@torch.library.register_fake("torchconv::max_pool_gather")
+def max_pool_gather(input, positions, kernel_size, stride, padding, dilation, channels_last):
+    return empty(input, positions.shape, channels_last)
+
+
+@torch.library.register_fake("torchconv::max_pool_scatter")
+def max_pool_scatter(
+    grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
+):
+    return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)

@@ -1,0 +1,36 @@
+"""What this installation is made of: `python -m torchconv.info`."""
+
+import importlib.metadata
+import platform
+
+import torch
+
+from torchconv import _extension, ops
+
+
+def version() -> str:
+    """The installed version of torchconv."""
+    try:
+        return importlib.metadata.version("torchconv")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed (imported from its source tree)"
+
+
+def main() -> None:
+    """Print versions, whether the compiled ops are loaded or why not, instruction set, threads and algorithm."""
+    loaded = _extension.LOADED
+    facts = {
+        "torchconv": version(),
+        "torch": torch.__version__,
+        "Python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "compiled ops": f"loaded from {_extension.LIBRARY}" if loaded else f"no: {_extension.REASON}",
+        "instruction set": f"{ops.isa()} (of {', '.join(ops.available_isas())})" if loaded else "torch's own",
+        "threads": str(torch.get_num_threads()),
+        "algorithm": ops.current_algorithm(),
+    }
+    for name, fact in facts.items():
+        print(f"{name + ':':<17}{fact}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""One function a kernel: runs the compiled op where there is one for the device and dtype, else its reference.
+
+Nothing here knows of gradients (torchconv.autograd) or checks arguments (torchconv.functional). The compiled ops are also
+at `torch.ops.torchconv`, with fake kernels for tracing.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from torchconv import _extension, reference
+
+Ints = Sequence[int]
+
+ALGORITHMS = ("auto", "im2col", "winograd", "reference")
+
+_CONV_DTYPES = (torch.float32, torch.float64)
+_MOVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _checked_algorithm(name: str, source: str) -> str:
+    if name not in ALGORITHMS:
+        raise ValueError(f"{source} is {name!r}, expected one of {', '.join(ALGORITHMS)}")
+    return name
+
+
+_algorithm = _checked_algorithm(os.environ.get("TORCHCONV_ALGORITHM") or "auto", "TORCHCONV_ALGORITHM")
+
+
+def current_algorithm() -> str:
+    """The algorithm that convolutions use now: auto, im2col, winograd or reference."""
+    return _algorithm
+
+
+@contextmanager
+def algorithm(name: str) -> Iterator[None]:
+    """Choose how convolutions are computed inside a `with` block; a backward pass uses what its forward pass did.
+
+    `auto` picks per call; `im2col` multiplies as often as the definition says, blocked; `winograd` (float32 and float64
+    3x3 kernels of stride and dilation 1) multiplies a quarter as often, with a relative error of about 2e-6 in float32;
+    `reference` runs everything, pooling too, on plain PyTorch (torchconv.reference). The environment variable
+    TORCHCONV_ALGORITHM sets what applies outside of such blocks. It holds for the whole process.
+
+    Raises:
+        ValueError: `name` is none of these.
+    """
+    global _algorithm
+    before = _algorithm
+    _algorithm = _checked_algorithm(name, "algorithm")
+    try:
+        yield
+    finally:
+        _algorithm = before
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that the compiled kernels have for this processor, best first; empty without the extension."""
+    return torch.ops.torchconv.available_isas().split(",") if _extension.LOADED else []
+
+
+def isa() -> str | None:
+    """The instruction set in use: avx512, avx2 or baseline; None without the extension. TORCHCONV_ISA sets it at first use."""
+    return torch.ops.torchconv.isa() if _extension.LOADED else None
+
+
+def set_isa(name: str) -> None:
+    """Force an instruction set for the whole process.
+
+    Raises:
+        RuntimeError: there is no such instruction set here, or no compiled extension.
+    """
+    if not _extension.LOADED:
+        raise RuntimeError(f"instruction set {name!r} can't be set: no compiled extension ({_extension.REASON})")
+    torch.ops.torchconv.set_isa(name)
+
+
+def _compiled(tensor: Tensor, algorithm: str, dtypes: tuple[torch.dtype, ...]) -> bool:
+    return _extension.LOADED and algorithm != "reference" and tensor.device.type == "cpu" and tensor.dtype in dtypes
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a result computed from `tensor` should be channels-last, as torch decides it for unambiguous strides."""
+    if tensor.dim() == 4:
+        return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    if tensor.dim() == 5:
+        return tensor.is_contiguous(memory_format=torch.channels_last_3d) and not tensor.is_contiguous()
+    return False
+
+
+def memory_format_of(dim: int, channels_last: bool) -> torch.memory_format:
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if dim == 4 else torch.channels_last_3d
+
+
+def _in_format(tensor: Tensor, channels_last: bool) -> Tensor:
+    return tensor.contiguous(memory_format=memory_format_of(tensor.dim(), channels_last))
+
+
+def _half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)
+
+
+def im2col(input: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Tensor:
+    """See `torchconv.reference.im2col`."""
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.im2col(input, kernel_size, stride, padding, dilation)
+    return reference.im2col(input, kernel_size, stride, padding, dilation)
+
+
+def col2im(
+    columns: Tensor, output_size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Tensor:
+    """See `torchconv.reference.col2im`."""
+    if _compiled(columns, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.col2im(columns, output_size, kernel_size, stride, padding, dilation)
+    return reference.col2im(columns, output_size, kernel_size, stride, padding, dilation)
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """See `torchconv.reference.conv`. 16-bit types are computed in float32 and rounded once."""
+    if _half(input) and weight.dtype == input.dtype:
+        wide_bias = None if bias is None else bias.float()
+        wide = conv(input.float(), weight.float(), wide_bias, stride, padding, dilation, groups, algorithm)
+        return wide.to(input.dtype)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    if _compiled(input, algorithm, _CONV_DTYPES):
+        return torch.ops.torchconv.conv(
+            input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last
+        )
+    return _in_format(reference.conv(input, weight, bias, stride, padding, dilation, groups), channels_last)
+
+
+def conv_input(
+    grad_output: Tensor,
+    weight: Tensor,
+    input_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """See `torchconv.reference.conv_input`. 16-bit types are computed in float32 and rounded once."""
+    if _half(grad_output) and weight.dtype == grad_output.dtype:
+        args = (input_size, stride, padding, dilation, groups, algorithm)
+        return conv_input(grad_output.float(), weight.float(), *args).to(grad_output.dtype)
+    channels_last = is_channels_last(grad_output) or is_channels_last(weight)
+    if _compiled(grad_output, algorithm, _CONV_DTYPES):
+        return torch.ops.torchconv.conv_input(
+            grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
+        )
+    grad_input = reference.conv_input(grad_output, weight, input_size, stride, padding, dilation, groups)
+    return _in_format(grad_input, channels_last)
+
+
+def conv_weight(
+    input: Tensor,
+    grad_output: Tensor,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """See `torchconv.reference.conv_weight`. 16-bit types are computed in float32 and rounded once."""
+    if _half(input) and grad_output.dtype == input.dtype:
+        args = (kernel_size, stride, padding, dilation, groups, algorithm)
+        return conv_weight(input.float(), grad_output.float(), *args).to(input.dtype)
+    channels_last = is_channels_last(input) or is_channels_last(grad_output)
+    if _compiled(input, algorithm, _CONV_DTYPES):
+        return torch.ops.torchconv.conv_weight(
+            input, grad_output, kernel_size, stride, padding, dilation, groups, channels_last
+        )
+    grad_weight = reference.conv_weight(input, grad_output, kernel_size, stride, padding, dilation, groups)
+    return _in_format(grad_weight, channels_last)
+
+
+def max_pool(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    ceil_mode: bool,
+    save_positions: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `torchconv.reference.max_pool`; the positions are empty unless `save_positions`."""
+    channels_last = is_channels_last(input)
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.max_pool(
+            input, kernel_size, stride, padding, dilation, ceil_mode, save_positions, channels_last
+        )
+    output, positions = reference.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
+    positions = _in_format(positions, channels_last) if save_positions else positions.new_empty(0)
+    return _in_format(output, channels_last), positions
+
+
+def max_pool_gather(
+    input: Tensor, positions: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Tensor:
+    """See `torchconv.reference.max_pool_gather`."""
+    channels_last = is_channels_last(input)
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.max_pool_gather(
+            input, positions, kernel_size, stride, padding, dilation, channels_last
+        )
+    output = reference.max_pool_gather(input, positions, kernel_size, stride, padding, dilation)
+    return _in_format(output, channels_last)
+
+
+def max_pool_scatter(
+    grad_output: Tensor,
+    positions: Tensor,
+    input_size: Ints,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+) -> Tensor:
+    """See `torchconv.reference.max_pool_scatter`."""
+    channels_last = is_channels_last(positions)
+    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.max_pool_scatter(
+            grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
+        )
+    grad_input = reference.max_pool_scatter(
+        grad_output, positions, input_size, kernel_size, stride, padding, dilation
+    )
+    return _in_format(grad_input, channels_last)
+
+
+if _extension.LOADED:
+    from torchconv import fake  # noqa: F401  # registers the fake kernels
