@@ -48,13 +48,15 @@ def python(tmp_path: Path) -> Path:
     venv.create(folder)
     python = folder / "bin" / "python"
     (site,) = folder.glob("lib/python*/site-packages")
-    shared = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    (site / "shared.pth").write_text("\n".join(shared))
+    for shared in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(shared).iterdir():
+            if "torchconv" not in entry.name:
+                (site / entry.name).symlink_to(entry)
     return python
 
 
 def pip(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    unset = {"TORCHCONV_BUILD", "TORCHCONV_EXTENSION", "DEBUG"}
+    unset = {"TORCHCONV_BUILD", "TORCHCONV_EXTENSION", "DEBUG", "PYTHONPATH"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
     return subprocess.run(command, env=inherited | environment, text=True, capture_output=True, check=False)

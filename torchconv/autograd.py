@@ -1,9 +1,10 @@
 """The differentiable ops: each a torch.autograd.Function whose backward calls the others.
 
-Convolution is bilinear: with y = conv(x, w), the gradients are conv_input(g, w) and conv_weight(x, g), which are bilinear
-again, and the gradients of all three are, once more, these three. So every order of derivative comes out of three small
-classes, and forward mode is two calls. im2col and col2im are each other's adjoint in the same way; max pooling's backward
-scatters to the saved positions, and the adjoint of that gathers from them.
+Convolution is bilinear: with y = conv(x, w), the gradients are conv_input(g, w) and conv_weight(x, g), which are
+bilinear again, and the gradients of all three are, once more, these three. So every order of derivative comes out of
+three small classes, and forward mode is two calls; `conj` matters to complex values only. im2col and col2im are each
+other's adjoint in the same way; max pooling's backward scatters to the saved positions, and the adjoint of that
+gathers from them.
 
 Only what a gradient that was asked for needs is saved: with a frozen weight the input is not kept.
 """
@@ -52,7 +53,7 @@ class Conv(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, bias, ctx.geometry = inputs
+        input, weight, _, ctx.geometry = inputs
         ctx.input_size, ctx.kernel_size, ctx.output_size = input.shape[2:], weight.shape[2:], output.shape
         ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
         ctx.save_for_forward(input, weight)
@@ -62,8 +63,8 @@ class Conv(Function):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
-            ConvInput.apply(grad_output, weight, ctx.input_size, ctx.geometry) if needs_input else None,
-            ConvWeight.apply(input, grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            ConvInput.apply(grad_output, weight.conj(), ctx.input_size, ctx.geometry) if needs_input else None,
+            ConvWeight.apply(input.conj(), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
             grad_output.sum((0, *range(2, grad_output.dim()))) if needs_bias else None,
             None,
         )
@@ -100,8 +101,8 @@ class ConvInput(Function):
         grad_output, weight = ctx.saved_tensors
         needs_output, needs_weight = ctx.needs_input_grad[:2]
         return (
-            Conv.apply(grad, weight, None, ctx.geometry) if needs_output else None,
-            ConvWeight.apply(grad, grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            Conv.apply(grad, weight.conj(), None, ctx.geometry) if needs_output else None,
+            ConvWeight.apply(grad, grad_output.conj(), ctx.kernel_size, ctx.geometry) if needs_weight else None,
             None,
             None,
         )
@@ -136,8 +137,8 @@ class ConvWeight(Function):
         input, grad_output = ctx.saved_tensors
         needs_input, needs_output = ctx.needs_input_grad[:2]
         return (
-            ConvInput.apply(grad_output, grad, ctx.input_size, ctx.geometry) if needs_input else None,
-            Conv.apply(input, grad, None, ctx.geometry) if needs_output else None,
+            ConvInput.apply(grad_output.conj(), grad, ctx.input_size, ctx.geometry) if needs_input else None,
+            Conv.apply(input.conj(), grad, None, ctx.geometry) if needs_output else None,
             None,
             None,
         )

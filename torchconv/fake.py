@@ -5,6 +5,7 @@ Imported by torchconv.ops once the compiled ops are loaded.
 
 # The schemas in csrc/torchconv.cpp are the types of these functions.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# ruff: noqa: D103  (each is named after its op)
 
 from collections.abc import Sequence
 from math import prod
@@ -41,9 +42,7 @@ def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, chan
 
 
 @torch.library.register_fake("torchconv::conv_input")
-def conv_input(
-    grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
-):
+def conv_input(grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last):
     return empty(grad_output, [grad_output.shape[0], weight.shape[1] * groups, *input_size], channels_last)
 
 
@@ -67,7 +66,5 @@ def max_pool_gather(input, positions, kernel_size, stride, padding, dilation, ch
 
 
 @torch.library.register_fake("torchconv::max_pool_scatter")
-def max_pool_scatter(
-    grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
-):
+def max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last):
     return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)

@@ -1,10 +1,13 @@
 """Convolution and pooling with the signatures of torch.nn.functional. Arguments are checked here, once.
 
-A wrong argument raises what torch raises: RuntimeError for shapes, sizes and dtypes, ValueError for an unknown string,
-TypeError for a wrong type. Messages name the function, the argument, its value and what was expected.
+A wrong argument raises what torch raises: RuntimeError for shapes, sizes, dtypes and unknown strings,
+NotImplementedError for a dtype that is not served, TypeError for a wrong type. Messages name the function, the
+argument, its value and what was expected.
 """
 
 from collections.abc import Sequence
+from math import prod
+from operator import index
 from typing import Any
 
 import torch
@@ -16,13 +19,16 @@ from torchconv.autograd import Col2Im, Conv, ConvGeometry, Im2Col, MaxPool, Wind
 
 IntOrInts = int | Sequence[int]
 
+ADDRESSABLE = 2**47  # bytes: what a process can address on today's 64-bit processors
+
 
 def _ints(function: str, name: str, value: Any, rank: int, smallest: int) -> tuple[int, ...]:
     """An argument that may be one int for all dimensions, as one per dimension."""
     values = tuple(value) if isinstance(value, (tuple, list, torch.Size)) else (value,)
     if len(values) == 1:
         values *= rank
-    if any(isinstance(v, (bool, float, str)) or not hasattr(v, "__index__") for v in values):
+    # isinstance(v, int) first: Dynamo, where v may be symbolic, knows no hasattr of it.
+    if any(isinstance(v, (bool, float, str)) or not (isinstance(v, int) or hasattr(v, "__index__")) for v in values):
         raise TypeError(f"{function}: {name} is {value!r}, expected an int or {rank} of them")
     if len(values) != rank:
         raise RuntimeError(f"{function}: {name} is {value!r}, expected one int or {rank}")
@@ -37,9 +43,9 @@ def _batched(function: str, name: str, tensor: Tensor, rank: int) -> bool:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{function}: {name} is {type(tensor).__name__}, expected a Tensor")
     if tensor.dim() not in (rank + 1, rank + 2):
-        shape = tuple(tensor.shape)
         raise RuntimeError(
-            f"{function}: {name} has shape {shape}, expected {rank + 2} dimensions, or {rank + 1} for one without a batch"
+            f"{function}: {name} has shape {tuple(tensor.shape)}, expected {rank + 2} dimensions, "
+            f"or {rank + 1} without a batch"
         )
     return tensor.dim() == rank + 2
 
@@ -49,9 +55,18 @@ def _check_fits(function: str, window: Window, size: Sequence[int]) -> None:
     for i, (n, k, p, d) in enumerate(zip(size, window.kernel_size, window.padding, window.dilation, strict=True)):
         if d * (k - 1) + 1 > n + 2 * p:
             raise RuntimeError(
-                f"{function}: the kernel spans {d * (k - 1) + 1} pixels along spatial dimension {i}, more than the padded "
-                f"input's {n + 2 * p} (input {tuple(size)}, {window})"
+                f"{function}: the kernel spans {d * (k - 1) + 1} pixels along spatial dimension {i}, "
+                f"more than the padded input's {n + 2 * p} (input {tuple(size)}, {window})"
             )
+
+
+def _check_addressable(function: str, like: Tensor, shape: Sequence[int], window: Window) -> None:
+    """The output must fit into what can be addressed: a slip in an argument asks for no memory."""
+    if prod(shape) * like.element_size() > ADDRESSABLE:
+        raise RuntimeError(
+            f"{function}: the output would have shape {tuple(shape)}, more than can be addressed "
+            f"(input {tuple(like.shape)}, {window})"
+        )
 
 
 def conv2d(
@@ -74,12 +89,11 @@ def conv2d(
         groups: channels are split into this many groups that don't see each other.
 
     Returns:
-        (N, O, H', W'), or (O, H', W') for an input without a batch, H' = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1;
-        channels-last if the input or the weight is.
+        (N, O, H', W'), or (O, H', W') for an input without a batch, H' = (H + 2 padding - dilation (kH - 1) - 1) //
+        stride + 1; channels-last if the input or the weight is.
 
     Raises:
-        RuntimeError: shapes, sizes or dtypes that don't go together.
-        ValueError: an unknown padding string.
+        RuntimeError: shapes, sizes or dtypes that don't go together, or an unknown padding string.
         TypeError: an argument of another type.
     """
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
@@ -97,20 +111,24 @@ def _conv(
     groups: int,
 ) -> Tensor:
     batched = _batched(function, "input", input, rank)
-    channels, size = input.shape[-rank - 1], input.shape[-rank:]
+    channels = input.shape[-rank - 1]
     if not isinstance(weight, Tensor):
         raise TypeError(f"{function}: weight is {type(weight).__name__}, expected a Tensor")
     if weight.dim() != rank + 2:
         raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected {rank + 2} dimensions")
-    if isinstance(groups, bool) or not isinstance(groups, int):
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"{function}: bias is {type(bias).__name__}, expected a Tensor or None")
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
         raise TypeError(f"{function}: groups is {groups!r}, expected an int")
+    groups = index(groups)
     if groups <= 0:
         raise RuntimeError(f"{function}: groups is {groups}, expected 1 or more")
     kernel_size = tuple(weight.shape[2:])
     if weight.shape[1] * groups != channels or weight.shape[0] % groups != 0:
         raise RuntimeError(
-            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of {weight.shape[1] * groups} "
-            f"channels and out_channels that groups divides; the input has shape {tuple(input.shape)}"
+            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
+            f"{weight.shape[1] * groups} channels, and out_channels that groups divides; "
+            f"input has shape {tuple(input.shape)}"
         )
     if 0 in kernel_size:
         raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected a kernel of 1 pixel or more")
@@ -127,7 +145,10 @@ def _conv(
         input, padding = _padded(function, input, padding, kernel_size, stride, dilation)
     else:
         padding = _ints(function, "padding", padding, rank, 0)
-    _check_fits(function, Window(kernel_size, stride, padding, dilation), input.shape[-rank:])
+    window = Window(kernel_size, stride, padding, dilation)
+    _check_fits(function, window, input.shape[-rank:])
+    output_size = reference.output_size(input.shape[-rank:], *window)
+    _check_addressable(function, input, [*input.shape[: -rank - 1], weight.shape[0], *output_size], window)
     geometry = ConvGeometry(stride, padding, dilation, groups, ops.current_algorithm())
     output = Conv.apply(input if batched else input.unsqueeze(0), weight, bias, geometry)
     return output if batched else output.squeeze(0)
@@ -145,7 +166,7 @@ def _padded(
     if padding == "valid":
         return input, (0,) * len(kernel_size)
     if padding != "same":
-        raise ValueError(f"{function}: padding is {padding!r}, expected 'valid', 'same' or a number")
+        raise RuntimeError(f"{function}: padding is {padding!r}, expected 'valid', 'same' or a number")
     if any(s != 1 for s in stride):
         raise RuntimeError(f"{function}: padding='same' needs stride 1, got stride {stride}")
     total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
@@ -166,8 +187,8 @@ def max_pool2d(
 ) -> Any:
     """Maximum of each window. Equivalent to `torch.nn.functional.max_pool2d`, bit for bit.
 
-    Ties go to the first maximum, a NaN wins, padding (at most half of the kernel) never does. What is saved for backward
-    is one byte per window.
+    Ties go to the first maximum, a NaN wins, padding (at most half of the kernel) never does. What is saved for
+    backward is one byte per window.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -180,6 +201,7 @@ def max_pool2d(
 
     Raises:
         RuntimeError: sizes that don't go together.
+        NotImplementedError: a dtype without an order.
         TypeError: an argument of another type.
     """
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
@@ -205,16 +227,24 @@ def _max_pool(
         _ints(function, "padding", padding, rank, 0),
         _ints(function, "dilation", dilation, rank, 1),
     )
-    for k, p, d in zip(window.kernel_size, window.padding, window.dilation, strict=True):
-        if 2 * p > d * (k - 1) + 1:
+    for k, p in zip(window.kernel_size, window.padding, strict=True):
+        if 2 * p > k:
             raise RuntimeError(
-                f"{function}: padding is {padding!r}, expected at most half of the kernel's span, {d * (k - 1) + 1} pixels"
+                f"{function}: padding is {padding!r}, expected at most half of kernel_size, {kernel_size!r}"
             )
     if 0 in input.shape[-rank - 1 :]:
-        raise RuntimeError(f"{function}: input has shape {tuple(input.shape)}, expected no empty dimension but the batch")
-    if input.is_complex() or input.dtype == torch.bool:
-        raise RuntimeError(f"{function}: input has dtype {input.dtype}, expected one whose values can be ordered")
+        raise RuntimeError(
+            f"{function}: input has shape {tuple(input.shape)}, expected no empty dimension but the batch"
+        )
+    if input.is_complex() or input.dtype == torch.bool or (input.is_floating_point() and input.element_size() == 1):
+        raise NotImplementedError(
+            f"{function}: input has dtype {input.dtype}, expected one whose values can be ordered"
+        )
+    if not isinstance(ceil_mode, bool):
+        raise TypeError(f"{function}: ceil_mode is {ceil_mode!r}, expected a bool")
     _check_fits(function, window, input.shape[-rank:])
+    output_size = reference.output_size(input.shape[-rank:], *window, ceil_mode)
+    _check_addressable(function, input, [*input.shape[:-rank], *output_size], window)
     batch = input if batched else input.unsqueeze(0)
     if return_indices or batch.requires_grad or forward_ad._current_level >= 0:
         output, positions = MaxPool.apply(batch, window, ceil_mode)
@@ -248,6 +278,9 @@ def im2col(
     if 0 in input.shape[-rank - 1 :]:
         raise RuntimeError(f"im2col: input has shape {tuple(input.shape)}, expected no empty dimension but the batch")
     _check_fits("im2col", window, input.shape[-rank:])
+    size = reference.output_size(input.shape[-rank:], *window)
+    rows = input.shape[-rank - 1] * prod(window.kernel_size)
+    _check_addressable("im2col", input, [*input.shape[: -rank - 1], rows, prod(size)], window)
     columns = Im2Col.apply(input if batched else input.unsqueeze(0), window)
     return columns if batched else columns.squeeze(0)
 
@@ -284,9 +317,10 @@ def col2im(
     expected = reference.output_size(size, *window)
     if rows % taps != 0 or rows == 0 or positions != expected[0] * expected[1]:
         raise RuntimeError(
-            f"col2im: input has shape {tuple(input.shape)}, expected a multiple of {taps} (the kernel's taps) rows, and "
-            f"{expected[0]} * {expected[1]} columns (the window's positions in {tuple(size)})"
+            f"col2im: input has shape {tuple(input.shape)}, expected a multiple of {taps} (the kernel's taps) rows, "
+            f"and {expected[0]} * {expected[1]} columns (the window's positions in {tuple(size)})"
         )
+    _check_addressable("col2im", input, [*input.shape[:-2], rows // taps, *size], window)
     image = Col2Im.apply(input if batched else input.unsqueeze(0), size, window)
     return image if batched else image.squeeze(0)
 

@@ -1,7 +1,7 @@
 """One function a kernel: runs the compiled op where there is one for the device and dtype, else its reference.
 
-Nothing here knows of gradients (torchconv.autograd) or checks arguments (torchconv.functional). The compiled ops are also
-at `torch.ops.torchconv`, with fake kernels for tracing.
+Nothing here knows of gradients (torchconv.autograd) or checks arguments (torchconv.functional). The compiled ops are
+also at `torch.ops.torchconv`, with fake kernels for tracing.
 """
 
 import os
@@ -57,12 +57,12 @@ def algorithm(name: str) -> Iterator[None]:
 
 
 def available_isas() -> list[str]:
-    """The instruction sets that the compiled kernels have for this processor, best first; empty without the extension."""
+    """The instruction sets that the kernels have for this processor, best first; empty without the extension."""
     return torch.ops.torchconv.available_isas().split(",") if _extension.LOADED else []
 
 
 def isa() -> str | None:
-    """The instruction set in use: avx512, avx2 or baseline; None without the extension. TORCHCONV_ISA sets it at first use."""
+    """The instruction set in use: avx512, avx2 or baseline (TORCHCONV_ISA sets it); None without the extension."""
     return torch.ops.torchconv.isa() if _extension.LOADED else None
 
 
@@ -91,6 +91,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def memory_format_of(dim: int, channels_last: bool) -> torch.memory_format:
+    """The memory format of a tensor of `dim` dimensions."""
     if not channels_last:
         return torch.contiguous_format
     return torch.channels_last if dim == 4 else torch.channels_last_3d
@@ -237,9 +238,7 @@ def max_pool_scatter(
         return torch.ops.torchconv.max_pool_scatter(
             grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
         )
-    grad_input = reference.max_pool_scatter(
-        grad_output, positions, input_size, kernel_size, stride, padding, dilation
-    )
+    grad_input = reference.max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation)
     return _in_format(grad_input, channels_last)
 
 

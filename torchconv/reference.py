@@ -8,13 +8,14 @@ and `positions` that of the output size. `stride`, `padding`, `dilation` and `ke
 dimension. Nothing here checks its arguments (torchconv.functional does), and nothing calls torch's own convolution,
 pooling, unfold or fold: the compiled kernels are tested against this file, and without them the package runs on it.
 
-Source: Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing" (im2col);
-Dumoulin & Visin 2016, arXiv:1603.07285 (sizes, strides, padding, the transposed map).
+Source: Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document processing"
+(im2col); Dumoulin & Visin 2016, arXiv:1603.07285 (sizes, strides, padding, the transposed map).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ def output_size(
     return sizes
 
 
+def region(spatial: Iterable[slice]) -> tuple[slice | EllipsisType, ...]:
+    """The index of a box in the spatial dimensions."""
+    return (..., *spatial)
+
+
 def pad(input: Tensor, padding: Ints, value: float = 0.0, extra: Ints | None = None) -> Tensor:
     """Surround an image with `padding` pixels of `value` on every side, and `extra` more behind its end."""
     spatial = input.shape[2:]
@@ -49,7 +55,7 @@ def pad(input: Tensor, padding: Ints, value: float = 0.0, extra: Ints | None = N
     padded = input.new_full(
         [*input.shape[:2], *(p + n + b for p, n, b in zip(padding, spatial, behind, strict=True))], value
     )
-    padded[(..., *(slice(p, p + n) for p, n in zip(padding, spatial, strict=True)))] = input
+    padded[region(slice(p, p + n) for p, n in zip(padding, spatial, strict=True))] = input
     return padded
 
 
@@ -58,7 +64,7 @@ def tap_views(padded: Tensor, size: Ints, kernel_size: Ints, stride: Ints, dilat
     for tap in product(*map(range, kernel_size)):
         starts = [k * d for k, d in zip(tap, dilation, strict=True)]
         stops = [start + s * (n - 1) + 1 for start, s, n in zip(starts, stride, size, strict=True)]
-        yield padded[(..., *(slice(*where) for where in zip(starts, stops, stride, strict=True)))]
+        yield padded[region(slice(*where) for where in zip(starts, stops, stride, strict=True))]
 
 
 def im2col(input: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Tensor:
@@ -83,7 +89,7 @@ def col2im(
     by_tap = columns.reshape(batch, channels, taps, *size).unbind(2)
     for view, values in zip(tap_views(padded, size, kernel_size, stride, dilation), by_tap, strict=True):
         view += values
-    return padded[(..., *(slice(p, p + n) for p, n in zip(padding, output_size_, strict=True)))].contiguous()
+    return padded[region(slice(p, p + n) for p, n in zip(padding, output_size_, strict=True))].contiguous()
 
 
 def conv(
@@ -203,7 +209,10 @@ def max_pool_scatter(
     padding: Ints,
     dilation: Ints,
 ) -> Tensor:
-    """The adjoint of max_pool_gather: each value goes back to where it came from. (N, C, *size) to (N, C, *input_size)."""
+    """The adjoint of max_pool_gather: each value goes back to where it came from.
+
+    (N, C, *size) to (N, C, *input_size).
+    """
     size = grad_output.shape[2:]
     behind = [
         max(n + p, s * (o - 1) + d * (k - 1) + 1 - p)
@@ -212,13 +221,13 @@ def max_pool_scatter(
     padded = grad_output.new_zeros([*grad_output.shape[:2], *(p + b for p, b in zip(padding, behind, strict=True))])
     for tap, view in enumerate(tap_views(padded, size, kernel_size, stride, dilation)):
         view += grad_output * (positions == tap)
-    return padded[(..., *(slice(p, p + n) for p, n in zip(padding, input_size, strict=True)))].contiguous()
+    return padded[region(slice(p, p + n) for p, n in zip(padding, input_size, strict=True))].contiguous()
 
 
 def max_pool_indices(
     positions: Tensor, input_size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints
 ) -> Tensor:
-    """Saved positions as torch gives them with `return_indices=True`: int64 indices into the flattened spatial input."""
+    """Saved positions as torch's `return_indices=True` has them: int64 indices into the flattened spatial input."""
     rest = positions.to(torch.int64)
     index = torch.zeros_like(rest)
     scale = 1

@@ -168,8 +168,8 @@ Phase phase_of(const Window& w, int i, int64_t residue) {
   Phase phase{w.input[i] > residue ? (w.input[i] - residue - 1) / s + 1 : 0, 0, 0, -(s / g), 0, d / g};
   if (reach % g != 0) return phase;
   int64_t first = 0;
-  while (first < s / g && (reach - first * d) % s != 0) first++;
-  if (first >= w.kernel[i]) return phase;
+  while (first < std::min(s / g, w.kernel[i]) && (reach - first * d) % s != 0) first++;
+  if (first == std::min(s / g, w.kernel[i])) return phase;
   phase.taps = (w.kernel[i] - 1 - first) / (s / g) + 1;
   phase.first_tap = first + (phase.taps - 1) * (s / g);
   phase.padding = (phase.taps - 1) * phase.dilation - (reach - first * d) / s;

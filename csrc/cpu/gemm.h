@@ -12,7 +12,7 @@ template <class T>
 constexpr int TILE_COLUMNS = TILE_VECTORS * lanes<T>;
 
 // Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
-constexpr int DEPTH = 192;
+constexpr int DEPTH = 128;
 // Distance of A's packed rows. A constant makes every broadcast a load with an immediate offset, and one cache line more
 // than the depth keeps the rows out of each other's cache sets.
 template <class T>
@@ -48,6 +48,11 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
     vec<T> row[V];
 #pragma GCC unroll 2
     for (int j = 0; j < V; j++) row[j] = load(b + k * b_stride + j * L);
+    if constexpr (LAYOUT == LayoutA::packed) {
+      // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
+#pragma GCC unroll 2
+      for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * V * L + k * b_stride + j * L, 0, 2);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const T value = LAYOUT == LayoutA::packed ? a[i * PACKED_STRIDE<T> + k] : a[k * a_stride + i];

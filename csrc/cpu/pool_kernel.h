@@ -80,6 +80,9 @@ template <class T, class Position>
 void pool_contiguous(const Pool<T, Position>& p) {
   const Window& w = p.window;
   const int64_t width = w.output[2], stride = w.stride[2], rows = p.batch * p.channels * w.output[0] * w.output[1];
+  // Taps that any window has inside the input: a kernel may be far larger than that.
+  const int64_t kw0 = std::max<int64_t>(0, ceil_div(w.padding[2] - (width - 1) * stride, w.dilation[2]));
+  const int64_t kw1 = std::min(w.kernel[2], ceil_div(w.padding[2] + w.input[2], w.dilation[2]));
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
     Scratch<wide<T>> best(width);
     Scratch<WideIndex<T>> position(width);
@@ -97,7 +100,7 @@ void pool_contiguous(const Pool<T, Position>& p) {
         for (int64_t kh = hs.begin; kh < hs.end; kh++) {
           const int64_t d = depth + kd * w.dilation[0], h = height + kh * w.dilation[1];
           const T* line = p.input + ((plane * w.input[0] + d) * w.input[1] + h) * w.input[2];
-          for (int64_t kw = 0; kw < w.kernel[2]; kw++) {
+          for (int64_t kw = kw0; kw < kw1; kw++) {
             const int64_t offset = kw * w.dilation[2] - w.padding[2];
             const int64_t x0 = offset < 0 ? ceil_div(-offset, stride) : 0;
             const int64_t x1 = std::min(width, offset >= w.input[2] ? 0 : ceil_div(w.input[2] - offset, stride));
@@ -149,7 +152,8 @@ void pool_gather(const PoolMap<T, Position>& p) {
 template <class T, class Position>
 void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
   const Window& w = p.window;
-  const int64_t inputs = volume(w.input), outputs = volume(w.output), taps = volume(w.kernel);
+  const int64_t inputs = volume(w.input), outputs = volume(w.output);
+  const int64_t taps = std::min<int64_t>(volume(w.kernel), 256);  // those of larger windows are found the slow way
   std::vector<int64_t> offset(taps);
   for (int64_t tap = 0; tap < taps; tap++) {
     const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];

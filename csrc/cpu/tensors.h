@@ -27,7 +27,9 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, s
   const MemoryFormat format = !channels_last      ? MemoryFormat::Contiguous
                               : sizes.size() == 4 ? MemoryFormat::ChannelsLast
                                                   : MemoryFormat::ChannelsLast3d;
-  return torch::stable::empty(sizes, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt, format);
+  const Tensor result = torch::stable::empty(sizes, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt, format);
+  ask_for_huge_pages(result.data_ptr(), result.numel() * result.element_size());
+  return result;
 }
 
 inline void expect_format(const char* op, const Ints& sizes, bool channels_last) {

@@ -12,7 +12,8 @@
 //          0  2 -1 -2  1  0          1/24 -1/12   1/6
 //          0  4  0 -5  0  1            0     0     1
 //
-// A block of tiles goes through all three steps while its transforms stay in the L2 cache. Vectors run over the channels.
+// Of the two transformed operands, inputs [point][tile][in] and weight [point][in][out], the smaller one is kept whole and the
+// other passes by in blocks that fit the L2 cache. Vectors run over the channels.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
@@ -70,39 +71,45 @@ inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64
   std::memcpy(to, part, count * sizeof(T));
 }
 
-// The transformed weight as panels of B: [point][block of DEPTH input channels][panel of output channels][depth][TILE_COLUMNS].
+// G g G^T for `depth` input channels from `channel` on and one panel of output channels from `first` on, filled up with zeros.
+// Point i goes to to + i * step, as [depth][TILE_COLUMNS].
 template <class T>
-PackedWeight<T> pack_weight(const WinogradConv<T>& p) {
-  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>;
-  PackedWeight<T> packed(1, POINTS, p.in_channels, p.out_channels);
+void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int64_t first, T* to, int64_t step) {
+  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 8;
   const auto& v = p.weight;
-  torch::stable::parallel_for(0, packed.blocks * packed.panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t block = i / packed.panels, panel = i % packed.panels, first = panel * N;
-      const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
-      for (int64_t k = 0; k < std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); k++) {
-        const T* from = v.data + v.start + (block * DEPTH + k) * v.in_step + first * v.out_step;
-        T taps[9][N] = {};
-        for (int64_t o = 0; o < columns; o++)
-          for (int tap = 0; tap < 9; tap++) taps[tap][o] = from[o * v.out_step + tap / 3 * v.step[1] + tap % 3 * v.step[2]];
-        for (int64_t o = 0; o < N; o += L) {
-          vec<T> rows[IN][3];  // G g, then times G^T
-          for (int x = 0; x < 3; x++) {
-            const vec<T> g[3] = {load(&taps[x][o]), load(&taps[3 + x][o]), load(&taps[6 + x][o])};
-            vec<T> column[IN];
-            transform_weight(g, column);
-            for (int y = 0; y < IN; y++) rows[y][x] = column[y];
-          }
-          for (int y = 0; y < IN; y++) {
-            vec<T> row[IN];
-            transform_weight(rows[y], row);
-            for (int x = 0; x < IN; x++) store(packed.panel(y * IN + x, block, panel) + k * N + o, row[x]);
-          }
-        }
+  const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
+  T chunk[CHUNK][9][N] = {};
+  int64_t offset[9];
+  for (int tap = 0; tap < 9; tap++) offset[tap] = v.start + tap / 3 * v.step[1] + tap % 3 * v.step[2];
+  for (int64_t k = 0; k < depth; k++) {
+    if (k % CHUNK == 0) {
+      // Several input channels at a time: a filter's elements are near each other, filters may be pages apart.
+      for (int64_t o = 0; o < columns; o++) {
+        const T* filter = v.data + (channel + k) * v.in_step + (first + o) * v.out_step;
+        for (int64_t c = 0; c < std::min(CHUNK, depth - k); c++)
+          for (int tap = 0; tap < 9; tap++) chunk[c][tap][o] = filter[c * v.in_step + offset[tap]];
       }
     }
-  });
-  return packed;
+    const auto& taps = chunk[k % CHUNK];
+    for (int64_t o = 0; o < N; o += L) {
+      vec<T> rows[IN][3];  // G g, then times G^T
+#pragma GCC unroll 3
+      for (int x = 0; x < 3; x++) {
+        const vec<T> g[3] = {load(&taps[x][o]), load(&taps[3 + x][o]), load(&taps[6 + x][o])};
+        vec<T> column[IN];
+        transform_weight(g, column);
+#pragma GCC unroll 6
+        for (int y = 0; y < IN; y++) rows[y][x] = column[y];
+      }
+#pragma GCC unroll 6
+      for (int y = 0; y < IN; y++) {
+        vec<T> row[IN];
+        transform_weight(rows[y], row);
+#pragma GCC unroll 6
+        for (int x = 0; x < IN; x++) store(to + (y * IN + x) * step + k * N + o, row[x]);
+      }
+    }
+  }
 }
 
 // B^T d B of one tile for `count` channels: pixel[] points at the tile's pixels, to + point * step receives the points.
@@ -176,49 +183,112 @@ struct TilePixels {
   }
 };
 
+// The tiles of a problem, and the zeros that stand for its padding.
 template <class T>
-void conv(const WinogradConv<T>& p) {
+struct Tiles {
+  int64_t across, down, total;
+  Scratch<T> zeros;
+
+  explicit Tiles(const WinogradConv<T>& p)
+      : across(ceil_div(p.out_width, OUT)), down(ceil_div(p.out_height, OUT)), total(p.batch * down * across), zeros(p.in_channels) {
+    zero_run(zeros.get(), p.in_channels);
+  }
+  TilePixels<T> locate(const WinogradConv<T>& p, int64_t index) const {
+    TilePixels<T> pixels;
+    pixels.locate(p, index, across, down, zeros.get());
+    return pixels;
+  }
+};
+
+// products[point][tile][column] += inputs[point][tile][depth] * weight[point][depth][column], for `tiles` tiles and one panel.
+// The steps are the distances from one point to the next.
+template <class T>
+void multiply(int64_t tiles, int64_t depth, const T* inputs, int64_t input_step, const T* weight, int64_t weight_step, T* products,
+              int64_t product_step, int64_t product_stride, bool first) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t down = ceil_div(p.out_height, OUT), across = ceil_div(p.out_width, OUT), total = p.batch * down * across;
-  if (total == 0 || p.out_channels == 0) return;
-  const PackedWeight<T> weight = pack_weight(p);
-  const Scratch<T> zeros(p.in_channels);
-  zero_run(zeros.get(), p.in_channels);
-  // A block's transforms should fill the L2 cache (1 MB and more), and no less than two micro-tiles should share a panel.
-  const int64_t room = INT64_C(1200000) / (POINTS * sizeof(T) * (std::min<int64_t>(p.in_channels, DEPTH) + p.out_channels));
-  const int64_t block_tiles = std::clamp<int64_t>(room / TILE_ROWS * TILE_ROWS, 2 * TILE_ROWS, LARGEST_BLOCK);
-  const int64_t blocks = ceil_div(total, block_tiles), threads = torch::stable::get_num_threads();
-  const int64_t cuts = std::min(weight.panels, ceil_div(4 * threads, blocks));
-  torch::stable::parallel_for(0, blocks * cuts, 1, [&](int64_t begin, int64_t end) {
-    const int64_t width = ceil_div(weight.panels, cuts) * N;
-    Scratch<T> inputs(POINTS * block_tiles * PACKED_STRIDE<T>), products(POINTS * block_tiles * width);
-    std::vector<TilePixels<T>> tiles(block_tiles);
+  const T zeros[N] = {};
+  for (int64_t point = 0; point < POINTS; point++) {
+    for (int64_t t = 0; t < tiles; t += TILE_ROWS) {
+      const int rows = std::min<int64_t>(TILE_ROWS, tiles - t);
+      T* c[TILE_ROWS];
+      for (int r = 0; r < rows; r++) c[r] = products + point * product_step + (t + r) * product_stride;
+      tile_of<T, LayoutA::packed>(rows)(depth, inputs + point * input_step + t * PACKED_STRIDE<T>, 0, weight + point * weight_step, N, c, N,
+                                        first ? zeros : nullptr);
+    }
+  }
+}
+
+// Many tiles, few channels: the transformed weight is kept, and the tiles pass by in blocks that fit the L2 cache.
+template <class T>
+void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const PackedWeight<T> weight(1, POINTS, p.in_channels, p.out_channels);
+  const int64_t weight_step = weight.panel(1, 0, 0) - weight.panel(0, 0, 0);
+  const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
+  torch::stable::parallel_for(0, weight.blocks * weight.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i / cuts * block_tiles, count = std::min(block_tiles, total - first);
-      const int64_t panel0 = weight.panels * (i % cuts) / cuts, panel1 = weight.panels * (i % cuts + 1) / cuts;
-      for (int64_t t = 0; t < count; t++) tiles[t].locate(p, first + t, across, down, zeros.get());
-      for (int64_t block = 0; block < weight.blocks; block++) {
-        const int64_t channel = block * DEPTH, depth = std::min<int64_t>(DEPTH, p.in_channels - channel);
-        for (int64_t t = 0; t < count; t++)
-          input_tile(tiles[t].in, channel, depth, inputs.get() + t * PACKED_STRIDE<T>, block_tiles * PACKED_STRIDE<T>);
-        const T none[N] = {};
-        for (int64_t point = 0; point < POINTS; point++) {
-          for (int64_t panel = panel0; panel < panel1; panel++) {
-            for (int64_t t = 0; t < count; t += TILE_ROWS) {
-              const int rows = std::min<int64_t>(TILE_ROWS, count - t);
-              T* c[TILE_ROWS];
-              for (int r = 0; r < rows; r++) c[r] = products.get() + (point * block_tiles + t + r) * width + (panel - panel0) * N;
-              tile_of<T, LayoutA::packed>(rows)(depth, inputs.get() + (point * block_tiles + t) * PACKED_STRIDE<T>, 0,
-                                                weight.panel(point, block, panel), N, c, N, block == 0 ? none : nullptr);
-            }
-          }
-        }
-      }
-      const int64_t channel = panel0 * N, channels = std::min(panel1 * N, p.out_channels) - channel;
-      for (int64_t t = 0; t < count; t++)
-        output_tile(products.get() + t * width, block_tiles * width, p.bias, channel, channels, tiles[t].out);
+      const int64_t block = i / weight.panels, panel = i % weight.panels;
+      weight_panel(p, block * DEPTH, depth_of(block), panel * N, weight.panel(0, block, panel), weight_step);
     }
   });
+  const int64_t width = weight.panels * N;
+  const int64_t room = INT64_C(1200000) / (POINTS * sizeof(T) * (std::min<int64_t>(p.in_channels, DEPTH) + width));
+  const int64_t block_tiles = std::clamp<int64_t>(room / TILE_ROWS * TILE_ROWS, 2 * TILE_ROWS, LARGEST_BLOCK);
+  torch::stable::parallel_for(0, ceil_div(all.total, block_tiles), 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> inputs(POINTS * block_tiles * PACKED_STRIDE<T>), products(POINTS * block_tiles * width);
+    std::vector<TilePixels<T>> tiles(block_tiles);
+    const int64_t input_step = block_tiles * PACKED_STRIDE<T>, product_step = block_tiles * width;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
+      for (int64_t t = 0; t < count; t++) tiles[t] = all.locate(p, i * block_tiles + t);
+      for (int64_t block = 0; block < weight.blocks; block++) {
+        for (int64_t t = 0; t < count; t++)
+          input_tile(tiles[t].in, block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step);
+        for (int64_t panel = 0; panel < weight.panels; panel++)
+          multiply(count, depth_of(block), inputs.get(), input_step, weight.panel(0, block, panel), weight_step, products.get() + panel * N,
+                   product_step, width, block == 0);
+      }
+      for (int64_t t = 0; t < count; t++)
+        output_tile(products.get() + t * width, product_step, p.bias, 0, p.out_channels, tiles[t].out);
+    }
+  });
+}
+
+// Few tiles, many channels: the transformed input is kept, and the weight passes by, a panel of output channels at a time.
+template <class T>
+void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const int64_t blocks = ceil_div(p.in_channels, DEPTH), input_step = all.total * PACKED_STRIDE<T>, block_step = POINTS * input_step;
+  const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
+  const Scratch<T> inputs(blocks * block_step);
+  torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      const TilePixels<T> tile = all.locate(p, t);
+      for (int64_t block = 0; block < blocks; block++)
+        input_tile(tile.in, block * DEPTH, depth_of(block), inputs.get() + block * block_step + t * PACKED_STRIDE<T>, input_step);
+    }
+  });
+  torch::stable::parallel_for(0, ceil_div(p.out_channels, N), 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weight(POINTS * DEPTH * N), products(POINTS * all.total * N);
+    for (int64_t panel = begin; panel < end; panel++) {
+      for (int64_t block = 0; block < blocks; block++) {
+        weight_panel(p, block * DEPTH, depth_of(block), panel * N, weight.get(), DEPTH * N);
+        multiply(all.total, depth_of(block), inputs.get() + block * block_step, input_step, weight.get(), DEPTH * N, products.get(),
+                 all.total * N, N, block == 0);
+      }
+      for (int64_t t = 0; t < all.total; t++)
+        output_tile(products.get() + t * N, all.total * N, p.bias, panel * N, std::min<int64_t>(N, p.out_channels - panel * N),
+                    all.locate(p, t).out);
+    }
+  });
+}
+
+// The larger of the two transformed operands is never held whole.
+template <class T>
+void conv(const WinogradConv<T>& p) {
+  const Tiles<T> tiles(p);
+  if (tiles.total == 0 || p.out_channels == 0) return;
+  tiles.total < p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
 }
 
 }  // namespace winograd

@@ -133,7 +133,7 @@ class VGGFeatures(nn.Module):
 
     Shape:
         RGB images of (N, 3, H, W) with values in [0, 1], H and W at least `minimum_size`, to a dictionary of layer name
-        to activation (N, C, H/2ᵖ, W/2ᵖ), where p poolings come before it; in the order of the network.
+        to activation (N, C, H/2ᵖ, W/2ᵖ), where p poolings come before it; in the order of the network, channels-last.
 
     Attributes:
         layers: names of the layers asked for, in the order of the network.
@@ -178,7 +178,8 @@ class VGGFeatures(nn.Module):
                 f"image: {image.shape[2]}×{image.shape[3]} pixels are too few for the layer {self.layers[-1]}, "
                 f"expected at least {self.minimum_size}×{self.minimum_size}"
             )
-        x = (image - self.mean) / self.std
+        # The convolutions work on channels-last; whatever the image is, nothing is transposed on the way.
+        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         activations = {}
         for name, layer in zip(self._names, self.features, strict=True):
             x = layer(x)

@@ -1,0 +1,202 @@
+"""Calls ops of torch.ops.torchconv with valid arguments, some of them replaced by hostile ones.
+
+    python tests/hostile_calls.py OP,OP,... SEED COUNT
+
+Each call must return or raise a RuntimeError. What it returns is compared with the reference. Tensors lie against
+pages that must not be touched, so that the first read behind their end, or before their start, ends the process.
+"""
+
+import ctypes
+import mmap
+import random
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchconv import reference
+
+PAGE = mmap.PAGESIZE
+HOSTILE = (0, -1, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**31), -(2**63), 1, 2, 5, 7)
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.uint8,
+    torch.int32,
+    torch.bool,
+    torch.complex64,
+    torch.float32,
+)
+
+
+def fenced(tensor: Tensor, choose: random.Random) -> Tensor:
+    """The same tensor, in memory of its own that begins or ends at a page without access."""
+    size = tensor.numel() * tensor.itemsize
+    if size == 0 or not (tensor.is_contiguous() or reference_format(tensor)):
+        return tensor
+    pages = -(-size // PAGE)
+    area = mmap.mmap(-1, (pages + 2) * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    for forbidden in (address, address + (pages + 1) * PAGE):
+        if ctypes.CDLL(None).mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(PAGE), 0) != 0:
+            raise OSError("mprotect failed")
+    offset = PAGE if choose.random() < 0.5 else (pages + 1) * PAGE - size
+    flat = torch.frombuffer(area, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+    return flat.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+
+def reference_format(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def image(shape: Sequence[int], dtype: torch.dtype, choose: random.Random) -> Tensor:
+    tensor = torch.randn(*shape, dtype=torch.float64).to(dtype)
+    return tensor.contiguous(memory_format=torch.channels_last) if len(shape) == 4 and choose.random() < 0.5 else tensor
+
+
+def valid_call(op: str, choose: random.Random) -> list[Any]:
+    """The arguments of a small call that is valid most of the time."""
+    rank, batch, groups = choose.choice((1, 2, 2, 2, 3)), choose.choice((0, 1, 2)), choose.choice((1, 1, 2, 3))
+    few = [choose.choice((1, 2, 3, 5, 17)) for _ in range(2)]
+    channels, outputs = few[0] * groups, few[1] * groups
+    kernel = [choose.choice((1, 2, 3, 3)) for _ in range(rank)]
+    stride, dilation = ([choose.choice((1, 1, 2, 3)) for _ in range(rank)] for _ in range(2))
+    if choose.random() < 0.3:
+        kernel, stride, dilation, groups = [3] * rank, [1] * rank, [1] * rank, 1
+    padding = [choose.choice((0, 1, 2)) for _ in range(rank)]
+    if op.startswith("max_pool"):
+        padding = [min(p, k // 2) for p, k in zip(padding, kernel, strict=True)]
+    room = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = [max(1, r - 2 * p) + choose.choice((0, 1, 4, 9)) for r, p in zip(room, padding, strict=True)]
+    ceil_mode = op.startswith("max_pool") and choose.random() < 0.5
+    output = reference.output_size(size, kernel, stride, padding, dilation, ceil_mode)
+    dtype = choose.choice((torch.float32, torch.float64))
+    last = rank > 1 and choose.random() < 0.5
+    move = [stride, padding, dilation]
+    algorithm = choose.choice(("auto", "im2col", "winograd"))
+    input, result = (image([batch, c, *s], dtype, choose) for c, s in ((channels, size), (outputs, output)))
+    pooled = image([batch, channels, *output], dtype, choose)
+    taps = torch.Size(kernel).numel()
+    positions = torch.randint(0, taps, pooled.shape).to(torch.uint8)
+    weight = image([outputs, channels // groups, *kernel], dtype, choose)
+    bias = choose.choice((None, torch.randn(outputs, dtype=dtype)))
+    columns = torch.randn(batch, channels * taps, torch.Size(output).numel(), dtype=dtype)
+    calls: dict[str, list[Any]] = {
+        "conv": [input, weight, bias, *move, groups, algorithm, last],
+        "conv_input": [result, weight, size, *move, groups, algorithm, last],
+        "conv_weight": [input, result, kernel, *move, groups, last],
+        "im2col": [input, kernel, *move],
+        "col2im": [columns, size, kernel, *move],
+        "max_pool": [input, kernel, *move, ceil_mode, choose.random() < 0.5, last],
+        "max_pool_gather": [input, positions, kernel, *move, last],
+        "max_pool_scatter": [pooled, positions, size, kernel, *move, last],
+    }
+    return calls[op]
+
+
+def hostile_tensor(tensor: Tensor, choose: random.Random) -> Tensor:
+    shape = list(tensor.shape)
+    kind = choose.randrange(9)
+    if kind == 0 and shape:
+        shape[choose.randrange(len(shape))] = choose.choice((0, 1, 2, 4))
+    elif kind == 1:
+        shape = shape[: choose.randrange(len(shape) + 1)]
+    elif kind == 2:
+        shape += [choose.choice((0, 1, 2))] * choose.choice((1, 1, 4))
+    elif kind == 3:
+        return tensor.to(choose.choice(DTYPES))
+    elif kind == 4 and tensor.numel() > 0:
+        return tensor.flatten()[:1].reshape([1] * len(shape)).expand(shape)
+    elif kind == 5 and shape:
+        far = list(shape)
+        far[choose.randrange(len(shape))] = choose.choice((2**31 - 1, 2**31, 2**40))
+        return torch.zeros(1, dtype=tensor.dtype).expand(far)  # enormous, of one element
+    elif kind == 6:
+        return torch.ones([min(n, 2) for n in shape], dtype=tensor.dtype).to_sparse()
+    elif kind == 7 and tensor.dtype in (torch.uint8, torch.int32):
+        return torch.randint(-(2**31), 2**31 - 1, shape).to(tensor.dtype)
+    elif kind == 8 and len(shape) > 1:
+        return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return torch.ones(shape, dtype=tensor.dtype)
+
+
+def hostile(argument: Any, choose: random.Random) -> Any:
+    if isinstance(argument, Tensor):
+        return hostile_tensor(argument, choose)
+    if isinstance(argument, bool):
+        return not argument
+    if isinstance(argument, int):
+        return choose.choice(HOSTILE)
+    if isinstance(argument, str):
+        return choose.choice(("", "reference", "winograd", "\0", "é" * 1000))
+    if argument is None:
+        return torch.zeros(choose.choice((0, 1, 3)))
+    values = list(argument)
+    kind = choose.randrange(8)
+    if kind == 0:
+        return []
+    if kind == 1:
+        return values[:-1]
+    if kind == 2:
+        return values + [1] * choose.choice((1, 1, 100))
+    if kind == 3:
+        return [choose.choice(HOSTILE) for _ in values]
+    if values:
+        values[choose.randrange(len(values))] = choose.choice(HOSTILE)
+    return values
+
+
+def compare(op: str, args: list[Any], result: Any) -> None:
+    """Raises an AssertionError where the reference gives something else."""
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if any(t.numel() > 100_000 for t in tensors):
+        return
+    options = {"conv": 2, "conv_input": 2, "conv_weight": 1, "im2col": 0, "col2im": 0, "max_pool": 2}.get(op, 1)
+    try:
+        expected = getattr(reference, op)(*args[: len(args) - options])
+    except (RuntimeError, MemoryError):
+        return  # the reference pads for real: too large for it
+    if op == "max_pool":
+        result, expected = (result[0], expected[0]) if not args[-2] else (result, expected)
+    bound = 1e-3 if tensors[0].dtype != torch.bfloat16 else 5e-2
+    torch.testing.assert_close(result, expected, rtol=bound, atol=bound, equal_nan=True)
+
+
+def shown(argument: Any) -> Any:
+    if not isinstance(argument, Tensor):
+        return argument
+    return (argument.layout, argument.dtype, tuple(argument.shape), None if argument.is_sparse else argument.stride())
+
+
+def main(op: str, seed: int, count: int) -> None:
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    call = getattr(torch.ops.torchconv, op)
+    returned = 0
+    for i in range(count):
+        args = valid_call(op, choose)
+        for where in choose.sample(range(len(args)), choose.choice((0, 1, 1, 1, 2, 3))):
+            args[where] = hostile(args[where], choose)
+        args = [fenced(a, choose) if isinstance(a, Tensor) and a.layout == torch.strided else a for a in args]
+        # The last line that is printed tells which call ended the process.
+        print(op, i, [shown(a) for a in args], file=sys.stderr)
+        try:
+            result = call(*args)
+        except RuntimeError:
+            continue
+        compare(op, args, result)
+        returned += 1
+    print(op, returned)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))  # what is too large fails at once
+    for name in sys.argv[1].split(","):
+        main(name, int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,139 @@
+"""Each instruction set in turn, at the edges of its vectors and tiles; and how one is chosen."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from grid import ConvProblem, assert_same_convolution, compiled_only, filled, gradients, leaf, relative_error
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from torchconv import ops
+from torchconv.functional import col2im, conv2d, im2col, max_pool2d
+
+pytestmark = compiled_only
+
+ISAS = ops.available_isas()
+# One less and one more than a vector of 4, 8 or 16, and than the two or so that make a tile; rows of tiles are 6 or 14.
+CHANNELS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
+WIDTHS = (1, 2, 5, 6, 7, 13, 14, 15, 27, 28, 29, 83, 84, 85, 111, 112, 113)
+DEPTHS = (95, 96, 97, 191, 192, 193, 200, 383, 384, 385)
+DTYPES = [torch.float64, torch.float32]
+
+
+@pytest.fixture(params=ISAS or ["none"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = ops.isa()
+    ops.set_isa(request.param)
+    assert ops.isa() == request.param
+    yield request.param
+    ops.set_isa(str(before))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_channels(isa: str, channels: int, dtype: torch.dtype) -> None:
+    problems = [
+        ConvProblem((2, channels, 5, 7), (6, channels, 3, 3), padding=1),
+        ConvProblem((2, 5, 5, 7), (channels, 5, 3, 2), stride=2),
+        ConvProblem((1, 2 * channels, 4, 5), (2 * channels, channels, 2, 2), groups=2),
+        ConvProblem((2, channels, 5, 7), (channels, 1, 3, 3), padding=1, groups=channels),
+    ]
+    with ops.algorithm("im2col"):
+        for problem in problems:
+            assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_positions(isa: str, width: int, dtype: torch.dtype) -> None:
+    with ops.algorithm("im2col"):
+        for problem in (ConvProblem((1, 3, 1, width), (7, 3, 1, 1)), ConvProblem((1, 3, 3, width), (7, 3, 3, 3), 1, 1)):
+            assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_depths(isa: str, depth: int, dtype: torch.dtype) -> None:
+    # The output sums over input channels, the input's gradient over output channels, the weight's over positions.
+    problems = [
+        ConvProblem((1, depth, 2, 3), (5, depth, 1, 1)),
+        ConvProblem((1, 5, 2, 3), (depth, 5, 1, 1)),
+        ConvProblem((1, 5, 1, depth), (3, 5, 1, 1)),
+    ]
+    with ops.algorithm("im2col"):
+        for problem in problems:
+            assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 31, 32, 33, 65, 191, 192, 193])
+def test_winograd(isa: str, channels: int, dtype: torch.dtype) -> None:
+    bound = 5e-6 if dtype == torch.float32 else 1e-13
+    problems = [
+        ConvProblem((2, channels, 9, 14), (5, channels, 3, 3), padding=1),
+        ConvProblem((1, 6, 7, 61), (channels, 6, 3, 3)),
+    ]
+    for problem in problems:
+        tensors = [leaf(t) for t in problem.tensors(dtype)]
+        exact = [leaf(t.double()) for t in tensors]  # type: ignore[union-attr]
+        with ops.algorithm("winograd"):
+            ours = conv2d(*tensors, **problem.arguments)
+        theirs = F.conv2d(*exact, **problem.arguments)
+        grad_output = filled(ours.shape, dtype, 3)
+        mine, expected = gradients(ours, tensors, grad_output), gradients(theirs, exact, grad_output.double())
+        for a, b in zip([ours, *mine], [theirs, *expected], strict=True):
+            assert relative_error(a, b) <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 63, 64, 65])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_pooling_and_columns(isa: str, format: torch.memory_format, channels: int, dtype: torch.dtype) -> None:
+    for width in (5, 16, 33):
+        input = filled((2, channels, 6, width), dtype).contiguous(memory_format=format)
+        mine, exact = leaf(input), leaf(input.double())
+        ours, theirs = max_pool2d(mine, 3, 2, 1), F.max_pool2d(exact, 3, 2, 1)
+        assert torch.equal(ours.double(), theirs)
+        grad_output = filled(ours.shape, dtype, 3).contiguous(memory_format=format)
+        (grad,), (expected,) = gradients(ours, [mine], grad_output), gradients(theirs, [exact], grad_output.double())
+        assert_close(grad, expected.to(dtype))
+        columns = im2col(input, 3, padding=1)
+        assert torch.equal(columns, F.unfold(input, 3, padding=1))
+        back = F.fold(columns.double(), (6, width), 3, padding=1)
+        assert_close(col2im(columns, (6, width), 3, padding=1), back.to(dtype))
+
+
+def test_unknown_name_is_an_error_and_changes_nothing() -> None:
+    before = ops.isa()
+    for name in ("sse9", "AVX2", "avx512 ", "é"):
+        with pytest.raises(RuntimeError, match=r"is not available here, expected one of: .*baseline"):
+            ops.set_isa(name)
+    assert ops.isa() == before
+    assert ISAS[-1] == "baseline"
+
+
+def in_new_process(isa: str, code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TORCHCONV_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_environment_variable_chooses(name: str) -> None:
+    done = in_new_process(name, "from torchconv import ops; print(ops.isa())")
+    assert (done.stdout.strip(), done.returncode) == (name, 0), done.stderr
+
+
+def test_environment_variable_with_a_wrong_name_is_an_error_at_first_use() -> None:
+    done = in_new_process("sse9", "import torch, torchconv; torchconv.functional.im2col(torch.ones(1, 1, 2, 2), 2)")
+    assert done.returncode == 1
+    assert "instruction set 'sse9' is not available here, expected one of: " in done.stderr
+    assert "RuntimeError: " in done.stderr

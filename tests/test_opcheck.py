@@ -1,0 +1,143 @@
+"""The compiled ops as torch's compiler sees them: schemas, fake kernels, tracing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from grid import CONV_PROBLEMS, compiled_only, filled, leaf, strides
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchconv import Conv2d, MaxPool2d, ops
+from torchconv.functional import col2im, conv2d, im2col, max_pool2d
+
+pytestmark = [
+    compiled_only,
+    pytest.mark.filterwarnings("ignore:`torch.jit.script. is deprecated"),  # torch's own
+]
+
+# Dynamo looks at everything that it traces, and meets deprecated things of torch's own.
+TRACED = pytest.mark.filterwarnings("ignore")
+
+CONV = ([2, 1], [1, 2], [1, 2], 2)  # stride, padding, dilation, groups
+CONV_1D, CONV_3D = ([2], [1], [1], 1), ([2, 1, 1], [1, 0, 2], [1, 2, 1], 1)
+PLAIN = ([1, 1], [1, 1], [1, 1], 1)
+WINDOW = ([3, 2], [2, 1], [1, 1], [1, 2])  # kernel, stride, padding, dilation
+
+
+def positions(shape: tuple[int, ...], taps: int = 6) -> Tensor:
+    return filled(shape).abs().mul(3).long().clamp(max=taps - 1).to(torch.uint8)
+
+
+def last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=ops.memory_format_of(tensor.dim(), True))
+
+
+CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "conv": ("conv", (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), filled((6,)), *CONV, "auto", False)),
+    "conv_no_bias": ("conv", (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "im2col", False)),
+    "conv_channels_last": ("conv", (last(filled((2, 4, 6, 7))), filled((6, 2, 3, 2)), None, *CONV, "auto", True)),
+    "conv_winograd": ("conv", (filled((2, 4, 6, 7)), filled((6, 4, 3, 3)), filled((6,)), *PLAIN, "winograd", False)),
+    "conv_1d": ("conv", (filled((2, 4, 9)), filled((6, 4, 3)), filled((6,)), *CONV_1D, "auto", False)),
+    "conv_3d": ("conv", (filled((2, 3, 5, 6, 4)), filled((6, 3, 3, 2, 2)), None, *CONV_3D, "auto", False)),
+    "conv_3d_channels_last": ("conv", (filled((2, 3, 5, 6, 4)), filled((6, 3, 3, 2, 2)), None, *CONV_3D, "auto", True)),
+    "conv_no_batch_at_all": ("conv", (filled((0, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "auto", False)),
+    "conv_input": ("conv_input", (filled((2, 6, 3, 9)), filled((6, 2, 3, 2)), [6, 7], *CONV, "auto", False)),
+    "conv_input_channels_last": (
+        "conv_input",
+        (filled((2, 6, 3, 9)), filled((6, 2, 3, 2)), [6, 7], *CONV, "auto", True),
+    ),
+    "conv_weight": ("conv_weight", (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, False)),
+    "conv_weight_channels_last": ("conv_weight", (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, True)),
+    "im2col": ("im2col", (filled((2, 4, 6, 7)), *WINDOW)),
+    "im2col_bfloat16": ("im2col", (last(filled((2, 4, 6, 7), torch.bfloat16)), *WINDOW)),
+    "col2im": ("col2im", (filled((2, 24, 21)), [6, 7], *WINDOW)),
+    "max_pool": ("max_pool", (filled((2, 4, 6, 7)), *WINDOW, True, True, False)),
+    "max_pool_channels_last": ("max_pool", (last(filled((2, 4, 6, 7), torch.float16)), *WINDOW, False, True, True)),
+    "max_pool_no_positions": ("max_pool", (filled((2, 4, 6, 7)), *WINDOW, False, False, True)),
+    "max_pool_many_taps": ("max_pool", (filled((1, 2, 20, 19)), [17, 17], [1, 1], [0, 0], [1, 1], False, True, False)),
+    "max_pool_gather": ("max_pool_gather", (filled((2, 4, 6, 7)), positions((2, 4, 3, 7)), *WINDOW, False)),
+    "max_pool_gather_last": ("max_pool_gather", (filled((2, 4, 6, 7)), positions((2, 4, 3, 7)), *WINDOW, True)),
+    "max_pool_scatter": (
+        "max_pool_scatter",
+        (filled((2, 4, 3, 7)), positions((2, 4, 3, 7)), [6, 7], *WINDOW, False),
+    ),
+    "max_pool_scatter_last": (
+        "max_pool_scatter",
+        (filled((2, 4, 3, 7)), last(positions((2, 4, 3, 7))), [6, 7], *WINDOW, True),
+    ),
+}
+
+
+def test_every_op_that_takes_a_tensor_is_checked() -> None:
+    schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("torchconv::")]
+    with_tensors = {s.name for s in schemas if any("Tensor" in str(a.type) for a in s.arguments)}
+    assert with_tensors == {f"torchconv::{op}" for op, _ in CALLS.values()}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_opcheck(name: str) -> None:
+    op, args = CALLS[name]
+    torch.library.opcheck(getattr(torch.ops.torchconv, op).default, args)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_fake_results_look_like_real_ones(name: str) -> None:
+    op, args = CALLS[name]
+    call = getattr(torch.ops.torchconv, op)
+    real = call(*args)
+    with FakeTensorMode() as mode:
+        fake = call(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
+    as_tuple = (real, fake) if isinstance(real, tuple) else ((real,), (fake,))
+    for a, b in zip(*as_tuple, strict=True):
+        assert (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
+
+
+@pytest.mark.parametrize("name", CONV_PROBLEMS)
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_layers_on_the_meta_device(name: str, format: torch.memory_format) -> None:
+    problem = CONV_PROBLEMS[name]
+    input, weight, bias = problem.tensors(torch.float32)
+    tensors = [input.contiguous(memory_format=format), weight, bias]
+    real = conv2d(*tensors, **problem.arguments)
+    meta = conv2d(*(None if t is None else t.to("meta") for t in tensors), **problem.arguments)
+    assert (meta.shape, strides(meta), meta.device.type) == (real.shape, strides(real), "meta")
+
+
+def chain(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    image = max_pool2d(conv2d(input, weight, bias, padding=1), 2)
+    return col2im(im2col(image, 3, padding=1), (image.shape[-2], image.shape[-1]), 3, padding=1)
+
+
+@TRACED
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_into_one_graph(dynamic: bool) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(chain, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    weight, bias = filled((4, 3, 3, 3)), filled((4,))
+    for shape in ((2, 3, 8, 9), (3, 3, 7, 11)):
+        input = filled(shape)
+        assert torch.equal(compiled(input, weight, bias), chain(input, weight, bias))
+
+
+@TRACED
+def test_compiled_code_has_gradients() -> None:
+    # Dynamo (torch 2.13) does not trace a Function that defines jvp: the graph breaks there, the result stays right.
+    torch._dynamo.reset()
+    compiled = torch.compile(chain, backend="aot_eager")
+    results = []
+    for function in (compiled, chain):
+        tensors = [leaf(filled(shape)) for shape in ((2, 3, 8, 9), (4, 3, 3, 3), (4,))]
+        results.append(torch.autograd.grad(function(*tensors).square().sum(), tensors))  # type: ignore[arg-type]
+    torch.testing.assert_close(*results)
+
+
+def test_exports() -> None:
+    model = torch.nn.Sequential(Conv2d(3, 4, 3, padding=1), MaxPool2d(2)).requires_grad_(False)
+    input = filled((2, 3, 8, 9), torch.float32)
+    exported = torch.export.export(model, (input,))
+    targets = {str(node.target) for node in exported.graph.nodes}
+    assert {"torchconv.conv.default", "torchconv.max_pool.default"} <= targets
+    module: Callable[[Tensor], Tensor] = exported.module()
+    assert torch.equal(module(input), model(input))

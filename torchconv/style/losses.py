@@ -1,0 +1,67 @@
+"""Content and style losses, usable alone on the activations of any network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from torchconv.style.gram import gram_matrix
+
+
+class ContentLoss(nn.Module):
+    """Mean squared difference from the content picture's features (Gatys, Ecker & Bethge 2016, equation 1).
+
+    Args:
+        target: features of the content picture, (N, C, H, W).
+
+    Shape:
+        features (N, C, H, W), as the target's, to a scalar.
+
+    Raises:
+        ValueError: features of another shape than the target's.
+    """
+
+    target: Tensor
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("target", target.detach())
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.shape != self.target.shape:
+            raise ValueError(f"features: expected the shape {tuple(self.target.shape)}, got {tuple(features.shape)}")
+        return mse_loss(features, self.target)
+
+
+class StyleLoss(nn.Module):
+    """Mean squared difference from the style pictures' Gram matrices (Gatys, Ecker & Bethge 2016, equation 4).
+
+    Args:
+        targets: the `gram_matrix` of each style picture's features, (N, C, C).
+        weights: what each style counts; 1 / number of styles if None.
+
+    Shape:
+        features (N, C, H, W), of any size, to a scalar.
+
+    Raises:
+        ValueError: no target, or not as many weights as targets.
+    """
+
+    targets: Tensor
+    weights: Tensor
+
+    def __init__(self, targets: Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if not targets:
+            raise ValueError("targets: expected the Gram matrix of one style picture or more, got none")
+        weights = [1 / len(targets)] * len(targets) if weights is None else weights
+        if len(weights) != len(targets):
+            raise ValueError(f"weights: expected {len(targets)}, one per target, got {len(weights)}")
+        stacked = torch.stack(list(targets)).detach()  # (styles, N, C, C)
+        self.register_buffer("targets", stacked)
+        self.register_buffer("weights", torch.tensor(weights, dtype=stacked.dtype, device=stacked.device))
+
+    def forward(self, features: Tensor) -> Tensor:
+        distances = (gram_matrix(features) - self.targets).square().mean((1, 2, 3))
+        return (self.weights * distances).sum()
