@@ -6,6 +6,8 @@ Several paintings share in the style. The best picture so far is written at the 
 """
 
 import argparse
+import contextlib
+import ctypes
 import math
 import os
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for huge pages, which large pictures are faster in
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from torchconv.models import VGGFeatures, vgg_features
@@ -42,6 +45,13 @@ def weight(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected 0 or a positive number, got {text!r}")
     return value
+
+
+def seed(text: str) -> int:
+    """What a random generator takes."""
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**63 - 1, got {text!r}")
+    return int(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,7 +87,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="one for all paintings or one for each (%(default)s)",
     )
     parser.add_argument("--init", choices=["content", "noise"], default="content", help="start from (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise (%(default)s)")
     parser.add_argument(
         "--weights",
         default="original",
@@ -121,16 +131,28 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def load(path: Path, network: VGGFeatures, longer: int | None = None, pixels: float | None = None) -> torch.Tensor:
-    """A picture, resized to a longer side or a number of pixels, and large enough for the network."""
-    image = load_picture(path)
-    scale = longer / max(image.size) if longer else math.sqrt(pixels / (image.width * image.height))  # type: ignore[operator]
+def resized(path: Path, image: Image.Image, network: VGGFeatures, scale: float) -> tuple[int, int]:
+    """Height and width of a picture when scaled, large enough for the network."""
     width, height = (max(1, round(side * scale)) for side in image.size)
     least, deepest = network.minimum_size, network.layers[-1]
     for what, (x, y) in (("is", image.size), ("becomes", (width, height))):
         if min(x, y) < least:
             raise Refused(f"{path}: {what} {x}x{y} pixels, expected at least {least}x{least} for the layer {deepest}")
-    return to_tensor(image, (height, width))
+    return height, width
+
+
+def check_memory(option: str, expected: int) -> None:
+    """Refuse what this machine has no room for."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if expected > memory:
+        raise Refused(f"{option}: needs about {gigabytes(expected)} of memory, this machine has {gigabytes(memory)}")
+
+
+def return_freed_memory() -> None:
+    """Have glibc give freed activations back at once: its heap keeps them in pieces, for a peak a third higher."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, of 1 MiB
 
 
 def gigabytes(count: int) -> str:
@@ -148,13 +170,18 @@ def paint(options: argparse.Namespace) -> None:
     check_output(options.output, [options.content, *options.styles])
     device = checked_device(options.device)
     network = vgg_features("vgg19", layers=LAYERS, weights=options.weights)
-    content = load(options.content, network, longer=options.size)
-    pixels = content.shape[2] * content.shape[3]
-    styles = [load(path, network, pixels=pixels) for path in options.styles]
-    network, content, styles = network.to(device), content.to(device), [style.to(device) for style in styles]
-
-    expected = estimate(network, content)
-    height, width = content.shape[2:]
+    photo, paintings = load_picture(options.content), [load_picture(path) for path in options.styles]
+    height, width = resized(options.content, photo, network, options.size / max(photo.size))
+    style_sizes = [
+        resized(path, image, network, math.sqrt(height * width / (image.height * image.width)))
+        for path, image in zip(options.styles, paintings, strict=True)
+    ]
+    network = network.to(device)
+    expected = estimate(network, height, width, device)
+    if device.type == "cpu":
+        check_memory(f"--size {options.size}", expected.bytes)
+    content = to_tensor(photo, (height, width)).to(device)
+    styles = [to_tensor(image, size).to(device) for image, size in zip(paintings, style_sizes, strict=True)]
     print(
         f"{width}x{height} pixels on {device}, {torch.get_num_threads()} threads: "
         f"expect {gigabytes(expected.bytes)} of memory and {duration(expected.seconds * options.iterations)} "
@@ -179,13 +206,16 @@ def paint(options: argparse.Namespace) -> None:
                 content=f"{evaluation.content_loss:.4g}", style=f"{evaluation.style_loss:.4g}", refresh=False
             )
             bar.update()
-            if options.save_every and evaluation.number % options.save_every == 0:
+            if options.save_every and evaluation.number % options.save_every == 0 and transfer.best_picture is not None:
                 save_picture(transfer.best_picture, options.output)
 
         try:
             painting = transfer.run(options.iterations, report)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"; the best picture so far is in {options.output.resolve()}") from None
         finally:
-            save_picture(transfer.best_picture, options.output)
+            if transfer.best_picture is not None:
+                save_picture(transfer.best_picture, options.output)
     first, last = painting.first, painting.last
     if painting.fell_back:
         print("L-BFGS diverged: Adam went on from the best picture.")
@@ -199,13 +229,14 @@ def paint(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 2 for bad input and 130 after Ctrl-C."""
     options = parse(arguments)
+    return_freed_memory()
     try:
         paint(options)
     except (Refused, ValueError, OSError, ImportError) as error:
         print(f"neural_style.py: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"stopped; the best picture so far is in {options.output.resolve()}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"neural_style.py: stopped{interrupt}", file=sys.stderr)
         return 130
     return 0
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from torchconv.style.objective import Network, StyleObjective
 from torchconv.style.transfer import HISTORY
 
-TRIAL_PIXELS = 128 * 128
+TRIAL_SIDE = 256  # pixels, at most: time per pixel is higher for smaller pictures
 
 # The largest activation, its gradient and one on the way: live beside the saved ones while backward passes them.
 TRANSIENT = 3
@@ -44,17 +43,16 @@ def peak_memory() -> int:
     return peak_kilobytes if sys.platform == "darwin" else 1024 * peak_kilobytes
 
 
-def estimate(network: Network, content: Tensor) -> Estimate:
-    """Predict one evaluation's time and the run's peak memory, by trying a copy of 128 x 128 pixels.
+def estimate(network: Network, height: int, width: int, device: torch.device | str = "cpu") -> Estimate:
+    """Predict one evaluation's time and the run's peak memory, by evaluating a picture of at most 256 x 256 pixels.
 
     Args:
         network: as for `StyleTransfer`.
-        content: the content picture, (1, 3, H, W), in the size to be painted.
+        height, width: of the picture to be painted, in pixels.
+        device: where it will be painted.
     """
-    height, width = content.shape[2:]
-    shrink = min(1.0, (TRIAL_PIXELS / (height * width)) ** 0.5)
-    size = (max(32, round(height * shrink)), max(32, round(width * shrink)))
-    trial = interpolate(content, size=size, mode="bilinear", antialias=True)
+    size = min(height, TRIAL_SIDE), min(width, TRIAL_SIDE)
+    trial = torch.rand((1, 3, *size), device=device)
     ratio = height * width / (size[0] * size[1])
     objective = StyleObjective(network, trial, [trial.flip(3)])
 
@@ -66,7 +64,7 @@ def estimate(network: Network, content: Tensor) -> Estimate:
         return tensor
 
     seconds = []
-    for _ in range(2):  # the first one also warms up
+    for _ in range(3):  # the first one also warms up
         picture = trial.clone().requires_grad_()
         saved.clear()
         began = time.perf_counter()
@@ -75,5 +73,5 @@ def estimate(network: Network, content: Tensor) -> Estimate:
         total.backward()
         seconds.append(time.perf_counter() - began)
     activations = sum(saved.values()) + TRANSIENT * max(saved.values())
-    picture_bytes = content.numel() * content.element_size()
-    return Estimate(min(seconds) * ratio, int(peak_memory() + ratio * activations + OPTIMIZER_PICTURES * picture_bytes))
+    pictures = OPTIMIZER_PICTURES * trial.numel() * trial.element_size()
+    return Estimate(min(seconds) * ratio, int(peak_memory() + ratio * (activations + pictures)))

@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def _srgb(image: Image.Image) -> Image.Image:
         return image  # a broken profile: the plain numbers are the better guess
 
 
+def _read(path: str | os.PathLike[str]) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return _opaque_rgb(_srgb(_eight_bits(ImageOps.exif_transpose(image))))
+
+
 def load_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture upright, as opaque 8-bit sRGB.
 
@@ -64,9 +71,9 @@ def load_picture(path: str | os.PathLike[str]) -> Image.Image:
         ValueError: the file is not a picture, is damaged, or is too large to be meant.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _opaque_rgb(_srgb(_eight_bits(ImageOps.exif_transpose(image))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters about a damaged file is raised as well
+            return _read(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except IsADirectoryError:

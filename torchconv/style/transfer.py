@@ -100,6 +100,9 @@ class StyleTransfer:
         init: start from the "content" picture or from "noise".
         seed: of the noise.
 
+    Attributes:
+        best_picture: (1, 3, H, W), RGB in [0, 1]; None until the start was evaluated.
+
     Raises:
         ValueError: an argument that is none of these.
     """
@@ -128,7 +131,7 @@ class StyleTransfer:
         if init == "noise":
             generator = torch.Generator(content.device).manual_seed(seed)
             self.start = torch.rand(content.shape, generator=generator, dtype=content.dtype, device=content.device)
-        self.best_picture = self.start
+        self.best_picture: Tensor | None = None
 
     def run(self, evaluations: int, callback: Callable[[Evaluation], bool | None] | None = None) -> Painting:
         """Paint.
@@ -157,7 +160,7 @@ class StyleTransfer:
             run.adam()
         except _Stop:
             pass
-        return Painting(self.best_picture, run.first, run.best, run.latest.number, run.latest.seconds, fell_back)
+        return Painting(run.picture, run.first, run.best, run.latest.number, run.latest.seconds, fell_back)
 
 
 class _Run:
@@ -170,6 +173,7 @@ class _Run:
         self.evaluations = self.left = evaluations
         self.callback = callback
         self.began = time.perf_counter()
+        self.picture = transfer.start  # the best so far
         self.first: Evaluation  # these three are there once the start was evaluated
         self.best: Evaluation
         self.latest: Evaluation
@@ -197,7 +201,7 @@ class _Run:
             self.first = self.latest
         if improved:
             self.best = self.latest
-            self.transfer.best_picture = picture.detach().clone()
+            self.picture = self.transfer.best_picture = picture.detach().clone()
         if self.callback is not None and self.callback(self.latest):
             raise _Stop
         if not finite or value > EXPLODED * self.best.loss:
@@ -205,7 +209,11 @@ class _Run:
         return losses.total.detach()
 
     def lbfgs(self) -> None:
-        """L-BFGS without a line search, in units in which its first step, of length 1, changes a pixel by 1/255."""
+        """L-BFGS in units in which its first step, of length 1, changes a pixel by 1/255 on average.
+
+        Once it has the scale, the line search accepts nearly every step at once: it costs no evaluations, and guards
+        the first few steps, which otherwise can overshoot by orders of magnitude.
+        """
         scale = self.transfer.start.numel() / 255
         variable = (self.transfer.start / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
@@ -215,6 +223,7 @@ class _Run:
             history_size=HISTORY,
             tolerance_grad=0,
             tolerance_change=0,
+            line_search_fn="strong_wolfe",
         )
         optimizer.step(partial(self.evaluate, variable, scale, "lbfgs"))
 
@@ -222,7 +231,7 @@ class _Run:
         """Adam from the best picture so far; where it diverges too, from there again with half the step."""
         step = ADAM_STEP
         while True:
-            variable = self.transfer.best_picture.clone().requires_grad_()
+            variable = self.picture.clone().requires_grad_()
             optimizer = torch.optim.Adam([variable], lr=step, betas=(0.9, 0.99))
             try:
                 while True:
