@@ -123,9 +123,8 @@ def test_compiles_into_one_graph(dynamic: bool) -> None:
 
 @TRACED
 def test_compiled_code_has_gradients() -> None:
-    # Dynamo (torch 2.13) does not trace a Function that defines jvp: the graph breaks there, the result stays right.
     torch._dynamo.reset()
-    compiled = torch.compile(chain, backend="aot_eager")
+    compiled = torch.compile(chain, fullgraph=True, backend="aot_eager")
     results = []
     for function in (compiled, chain):
         tensors = [leaf(filled(shape)) for shape in ((2, 3, 8, 9), (4, 3, 3, 3), (4,))]

@@ -1,7 +1,33 @@
 """Convolution and pooling layers for PyTorch, open to read and check: `torchconv.Conv2d` for `torch.nn.Conv2d`."""
 
 from torchconv import functional, models, nn, ops, reference
-from torchconv.nn import Conv2d, MaxPool2d
+from torchconv.nn import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
 from torchconv.ops import algorithm
 
-__all__ = ["Conv2d", "MaxPool2d", "algorithm", "functional", "models", "nn", "ops", "reference"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "algorithm",
+    "functional",
+    "models",
+    "nn",
+    "ops",
+    "reference",
+]

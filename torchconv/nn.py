@@ -7,12 +7,32 @@ from torch.nn import functional as F
 
 from torchconv import functional
 
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+]
+
+
+class Conv1d(nn.Conv1d):
+    """A drop-in for `torch.nn.Conv1d`: same arguments, parameters and state_dict; see `torchconv.functional.conv1d`."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return functional.conv1d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
 
 class Conv2d(nn.Conv2d):
-    """Two-dimensional convolution, a drop-in for `torch.nn.Conv2d`: same arguments, parameters and state_dict.
-
-    (N, C, H, W) or (C, H, W) to (N, O, H', W') or (O, H', W'); see `torchconv.functional.conv2d`.
-    """
+    """A drop-in for `torch.nn.Conv2d`: same arguments, parameters and state_dict; see `torchconv.functional.conv2d`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
@@ -22,13 +42,66 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
-class MaxPool2d(nn.MaxPool2d):
-    """Maximum of each window, a drop-in for `torch.nn.MaxPool2d`.
+class Conv3d(nn.Conv3d):
+    """A drop-in for `torch.nn.Conv3d`: same arguments, parameters and state_dict; see `torchconv.functional.conv3d`."""
 
-    (N, C, H, W) or (C, H, W) to (N, C, H', W') or (C, H', W'); see `torchconv.functional.max_pool2d`.
-    """
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return functional.conv3d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+def _conv_transpose(function: Any, module: Any, input: Tensor, output_size: list[int] | None) -> Tensor:
+    stride, padding, dilation, rank = module.stride, module.padding, module.dilation, len(module.kernel_size)
+    extra = module._output_padding(input, output_size, stride, padding, module.kernel_size, rank, dilation)
+    return function(input, module.weight, module.bias, stride, padding, extra, module.groups, dilation)
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    """A drop-in for `torch.nn.ConvTranspose1d`; see `torchconv.functional.conv_transpose1d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _conv_transpose(functional.conv_transpose1d, self, input, output_size)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A drop-in for `torch.nn.ConvTranspose2d`; see `torchconv.functional.conv_transpose2d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _conv_transpose(functional.conv_transpose2d, self, input, output_size)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """A drop-in for `torch.nn.ConvTranspose3d`; see `torchconv.functional.conv_transpose3d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _conv_transpose(functional.conv_transpose3d, self, input, output_size)
+
+
+class MaxPool1d(nn.MaxPool1d):
+    """A drop-in for `torch.nn.MaxPool1d`; see `torchconv.functional.max_pool1d`."""
+
+    def forward(self, input: Tensor) -> Any:
+        return functional.max_pool1d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """A drop-in for `torch.nn.MaxPool2d`; see `torchconv.functional.max_pool2d`."""
 
     def forward(self, input: Tensor) -> Any:
         return functional.max_pool2d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+class MaxPool3d(nn.MaxPool3d):
+    """A drop-in for `torch.nn.MaxPool3d`; see `torchconv.functional.max_pool3d`."""
+
+    def forward(self, input: Tensor) -> Any:
+        return functional.max_pool3d(
             input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
         )

@@ -5,8 +5,9 @@ also at `torch.ops.torchconv`, with fake kernels for tracing.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,6 +102,14 @@ def _in_format(tensor: Tensor, channels_last: bool) -> Tensor:
     return tensor.contiguous(memory_format=memory_format_of(tensor.dim(), channels_last))
 
 
+def _full_precision(function: Callable[..., Tensor], input: Tensor, *args: Any) -> Tensor:
+    """A reference in the dtype that it is given: autocast, which has had its say, would lower its matrix products."""
+    if not torch.is_autocast_enabled(input.device.type):
+        return function(input, *args)
+    with torch.autocast(input.device.type, enabled=False):
+        return function(input, *args)
+
+
 def _half(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.bfloat16, torch.float16)
 
@@ -141,7 +150,9 @@ def conv(
         return torch.ops.torchconv.conv(
             input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last
         )
-    return _in_format(reference.conv(input, weight, bias, stride, padding, dilation, groups), channels_last)
+    return _in_format(
+        _full_precision(reference.conv, input, weight, bias, stride, padding, dilation, groups), channels_last
+    )
 
 
 def conv_input(
@@ -163,7 +174,9 @@ def conv_input(
         return torch.ops.torchconv.conv_input(
             grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
         )
-    grad_input = reference.conv_input(grad_output, weight, input_size, stride, padding, dilation, groups)
+    grad_input = _full_precision(
+        reference.conv_input, grad_output, weight, input_size, stride, padding, dilation, groups
+    )
     return _in_format(grad_input, channels_last)
 
 
@@ -186,7 +199,9 @@ def conv_weight(
         return torch.ops.torchconv.conv_weight(
             input, grad_output, kernel_size, stride, padding, dilation, groups, channels_last
         )
-    grad_weight = reference.conv_weight(input, grad_output, kernel_size, stride, padding, dilation, groups)
+    grad_weight = _full_precision(
+        reference.conv_weight, input, grad_output, kernel_size, stride, padding, dilation, groups
+    )
     return _in_format(grad_weight, channels_last)
 
 

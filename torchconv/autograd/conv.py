@@ -1,0 +1,190 @@
+"""Convolution as three bilinear maps, each the derivative of the others."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from torchconv import ops
+from torchconv.autograd.transforms import differentiable, into_batch, into_channels, out_of_batch, out_of_channels
+
+
+class ConvGeometry(NamedTuple):
+    """How a convolution's window moves (its size is the weight's), its groups, and the algorithm that computes it."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    algorithm: str
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two tangents, None standing for zero."""
+    if first is None or second is None:
+        return first if second is None else second
+    return first + second
+
+
+class Conv(Function):
+    """y = conv(x, w) + b."""
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
+        return ops.conv(input, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, weight, _, ctx.geometry = inputs
+        ctx.input_size, ctx.kernel_size, ctx.output_size = input.shape[2:], weight.shape[2:], output.shape
+        ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+        ctx.save_for_forward(input, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        return (
+            conv_input(grad_output, weight.conj(), ctx.input_size, ctx.geometry) if needs_input else None,
+            conv_weight(input.conj(), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            grad_output.sum((0, *range(2, grad_output.dim()))) if needs_bias else None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, _: None) -> Tensor | None:
+        input, weight = ctx.saved_tensors
+        tangent = None if d_input is None else conv(d_input, weight, None, ctx.geometry)
+        if d_weight is not None:
+            tangent = _sum(tangent, conv(input, d_weight, None, ctx.geometry))
+        if d_bias is not None:
+            tangent = _sum(tangent, d_bias.reshape(-1, *[1] * len(ctx.input_size)).expand(ctx.output_size))
+        return tangent
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        if in_dims[1] is None and in_dims[2] is None:
+            return out_of_batch(conv(into_batch(input, in_dims[0], size), weight, bias, geometry), size), 0
+        groups = geometry._replace(groups=size * geometry.groups)  # one example is one set of groups
+        channels, filters = into_channels(input, in_dims[0], size), into_batch(weight, in_dims[1], size)
+        biases = None if bias is None else into_batch(bias, in_dims[2], size)
+        return out_of_channels(conv(channels, filters, biases, groups), size), 1
+
+
+class ConvInput(Function):
+    """The gradient of conv in its input, g -> x: transposed convolution."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, weight: Tensor, input_size: torch.Size, geometry: ConvGeometry) -> Tensor:
+        return ops.conv_input(grad_output, weight, input_size, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_output, weight, ctx.input_size, ctx.geometry = inputs
+        ctx.kernel_size = weight.shape[2:]
+        ctx.save_for_backward(
+            grad_output if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None
+        )
+        ctx.save_for_forward(grad_output, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_output, weight = ctx.saved_tensors
+        needs_output, needs_weight = ctx.needs_input_grad[:2]
+        return (
+            conv(grad, weight.conj(), None, ctx.geometry) if needs_output else None,
+            conv_weight(grad, grad_output.conj(), ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, d_output: Tensor | None, d_weight: Tensor | None, *_: None) -> Tensor | None:
+        grad_output, weight = ctx.saved_tensors
+        args = (ctx.input_size, ctx.geometry)
+        by_output = None if d_output is None else conv_input(d_output, weight, *args)
+        by_weight = None if d_weight is None else conv_input(grad_output, d_weight, *args)
+        return _sum(by_output, by_weight)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        grad_output: Tensor,
+        weight: Tensor,
+        input_size: torch.Size,
+        geometry: ConvGeometry,
+    ) -> tuple[Tensor, int]:
+        output_dim, weight_dim = in_dims[:2]
+        size = info.batch_size
+        if weight_dim is None:
+            flat = conv_input(into_batch(grad_output, output_dim, size), weight, input_size, geometry)
+            return out_of_batch(flat, size), 0
+        groups = geometry._replace(groups=size * geometry.groups)
+        channels = into_channels(grad_output, output_dim, size)
+        flat = conv_input(channels, into_batch(weight, weight_dim, size), input_size, groups)
+        return out_of_channels(flat, size), 1
+
+
+class ConvWeight(Function):
+    """The gradient of conv in its weight, (x, g) -> w."""
+
+    @staticmethod
+    def forward(input: Tensor, grad_output: Tensor, kernel_size: torch.Size, geometry: ConvGeometry) -> Tensor:
+        return ops.conv_weight(input, grad_output, kernel_size, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, grad_output, ctx.kernel_size, ctx.geometry = inputs
+        ctx.input_size = input.shape[2:]
+        ctx.save_for_backward(
+            input if ctx.needs_input_grad[1] else None, grad_output if ctx.needs_input_grad[0] else None
+        )
+        ctx.save_for_forward(input, grad_output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, grad_output = ctx.saved_tensors
+        needs_input, needs_output = ctx.needs_input_grad[:2]
+        return (
+            conv_input(grad_output.conj(), grad, ctx.input_size, ctx.geometry) if needs_input else None,
+            conv(input.conj(), grad, None, ctx.geometry) if needs_output else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, d_input: Tensor | None, d_output: Tensor | None, *_: None) -> Tensor | None:
+        input, grad_output = ctx.saved_tensors
+        args = (ctx.kernel_size, ctx.geometry)
+        by_input = None if d_input is None else conv_weight(d_input, grad_output, *args)
+        by_output = None if d_output is None else conv_weight(input, d_output, *args)
+        return _sum(by_input, by_output)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Tensor,
+        grad_output: Tensor,
+        kernel_size: torch.Size,
+        geometry: ConvGeometry,
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        groups = geometry._replace(groups=size * geometry.groups)
+        channels = into_channels(input, in_dims[0], size), into_channels(grad_output, in_dims[1], size)
+        return out_of_batch(conv_weight(*channels, kernel_size, groups), size), 0
+
+
+conv = differentiable(Conv)
+conv_input = differentiable(ConvInput)
+conv_weight = differentiable(ConvWeight)

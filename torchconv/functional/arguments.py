@@ -1,0 +1,74 @@
+"""Checks of arguments: what every function needs, with torch's kinds of error."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchconv.autograd import Window
+
+IntOrInts = int | Sequence[int]
+
+ADDRESSABLE = 2**47  # bytes: what a process can address on today's 64-bit processors
+
+
+def ints(function: str, name: str, value: Any, rank: int, smallest: int) -> tuple[int, ...]:
+    """An argument that may be one int for all dimensions, as one per dimension."""
+    values = tuple(value) if isinstance(value, (tuple, list, torch.Size)) else (value,)
+    if len(values) == 1:
+        values *= rank
+    # isinstance(v, int) first: Dynamo, where v may be symbolic, knows no hasattr of it.
+    if any(isinstance(v, (bool, float, str)) or not (isinstance(v, int) or hasattr(v, "__index__")) for v in values):
+        raise TypeError(f"{function}: {name} is {value!r}, expected an int or {rank} of them")
+    if len(values) != rank:
+        raise RuntimeError(f"{function}: {name} is {value!r}, expected one int or {rank}")
+    if any(v < smallest for v in values):
+        raise RuntimeError(f"{function}: {name} is {value!r}, expected {smallest} or more")
+    if any(v >= 2**31 for v in values):
+        raise RuntimeError(f"{function}: {name} is {value!r}, expected less than 2**31")
+    return values
+
+
+def is_batched(function: str, name: str, tensor: Tensor, rank: int) -> bool:
+    """Whether a tensor of channels and `rank` dimensions has a batch in front of them."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{function}: {name} is {type(tensor).__name__}, expected a Tensor")
+    if tensor.dim() not in (rank + 1, rank + 2):
+        raise RuntimeError(
+            f"{function}: {name} has shape {tuple(tensor.shape)}, expected {rank + 2} dimensions, "
+            f"or {rank + 1} without a batch"
+        )
+    return tensor.dim() == rank + 2
+
+
+def check_fits(function: str, window: Window, size: Sequence[int]) -> None:
+    """The window must fit into the padded input, and the output into memory's addresses."""
+    for i, (n, k, p, d) in enumerate(zip(size, window.kernel_size, window.padding, window.dilation, strict=True)):
+        if d * (k - 1) + 1 > n + 2 * p:
+            raise RuntimeError(
+                f"{function}: the kernel spans {d * (k - 1) + 1} pixels along spatial dimension {i}, "
+                f"more than the padded input's {n + 2 * p} (input {tuple(size)}, {window})"
+            )
+
+
+def check_addressable(function: str, like: Tensor, shape: Sequence[int], window: Window) -> None:
+    """The output must fit into what can be addressed: a slip in an argument asks for no memory."""
+    if prod(shape) * like.element_size() > ADDRESSABLE:
+        raise RuntimeError(
+            f"{function}: the output would have shape {tuple(shape)}, more than can be addressed "
+            f"(input {tuple(like.shape)}, {window})"
+        )
+
+
+def window_of(
+    function: str, rank: int, kernel_size: IntOrInts, stride: IntOrInts, padding: IntOrInts, dilation: IntOrInts
+) -> Window:
+    """A window of arguments that may be one int for all dimensions."""
+    return Window(
+        ints(function, "kernel_size", kernel_size, rank, 1),
+        ints(function, "stride", stride, rank, 1),
+        ints(function, "padding", padding, rank, 0),
+        ints(function, "dilation", dilation, rank, 1),
+    )

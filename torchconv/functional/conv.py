@@ -1,0 +1,357 @@
+"""Convolution and transposed convolution over one, two and three dimensions."""
+
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchconv import autograd, ops, reference
+from torchconv.autograd import ConvGeometry, Window
+from torchconv.functional.arguments import IntOrInts, check_addressable, check_fits, ints, is_batched
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: str | IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """One-dimensional convolution. Equivalent to `torch.nn.functional.conv1d`.
+
+    Args:
+        input: (N, C, L) or (C, L).
+        weight: (O, C / groups, k).
+        bias: (O), or None.
+        stride, dilation: in positions, an int.
+        padding: zeros on each side; or "valid" (none), or "same" (as many as keep the size; stride 1 only).
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, L'), or (O, L') for an input without a batch, L' = (L + 2 padding - dilation (k - 1) - 1) // stride + 1.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together, or an unknown padding string.
+        TypeError: an argument of another type.
+    """
+    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: str | IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Two-dimensional convolution. Equivalent to `torch.nn.functional.conv2d`.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (O, C / groups, kH, kW).
+        bias: (O), or None.
+        stride, dilation: in pixels, one int or (height, width).
+        padding: zeros on each side, in pixels; or "valid" (none), or "same" (as many as keep the size; stride 1 only).
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, H', W'), or (O, H', W') for an input without a batch, H' = (H + 2 padding - dilation (kH - 1) - 1) //
+        stride + 1; channels-last if the input or the weight is.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together, or an unknown padding string.
+        TypeError: an argument of another type.
+    """
+    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: str | IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Three-dimensional convolution. Equivalent to `torch.nn.functional.conv3d`.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W).
+        weight: (O, C / groups, kD, kH, kW).
+        bias: (O), or None.
+        stride, dilation: in pixels, one int or (depth, height, width).
+        padding: zeros on each side, in pixels; or "valid" (none), or "same" (as many as keep the size; stride 1 only).
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, D', H', W'), or (O, D', H', W') without a batch,
+        H' = (H + 2 padding - dilation (kH - 1) - 1) // stride + 1; channels-last if the input or the weight is.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together, or an unknown padding string.
+        TypeError: an argument of another type.
+    """
+    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+) -> Tensor:
+    """One-dimensional transposed convolution, the adjoint of `conv1d` in its input.
+
+    Equivalent to `torch.nn.functional.conv_transpose1d`.
+
+    Args:
+        input: (N, C, L) or (C, L).
+        weight: (C, O / groups, k).
+        bias: (O), or None.
+        stride, padding, dilation: of the convolution that it is the adjoint of, an int.
+        output_padding: how much larger than the least possible the output is; less than stride or dilation.
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, L'), or (O, L') without a batch,
+        L' = (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together.
+        TypeError: an argument of another type.
+    """
+    return _conv_transpose(
+        "conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+) -> Tensor:
+    """Two-dimensional transposed convolution, the adjoint of `conv2d` in its input.
+
+    Equivalent to `torch.nn.functional.conv_transpose2d`.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (C, O / groups, kH, kW).
+        bias: (O), or None.
+        stride, padding, dilation: of the convolution that it is the adjoint of, one int or (height, width).
+        output_padding: how much larger than the least possible the output is; less than stride or dilation.
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, H', W'), or (O, H', W') without a batch,
+        H' = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together.
+        TypeError: an argument of another type.
+    """
+    return _conv_transpose(
+        "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+) -> Tensor:
+    """Three-dimensional transposed convolution, the adjoint of `conv3d` in its input.
+
+    Equivalent to `torch.nn.functional.conv_transpose3d`.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W).
+        weight: (C, O / groups, kD, kH, kW).
+        bias: (O), or None.
+        stride, padding, dilation: of the convolution that it is the adjoint of, one int or (depth, height, width).
+        output_padding: how much larger than the least possible the output is; less than stride or dilation.
+        groups: channels are split into this many groups that don't see each other.
+
+    Returns:
+        (N, O, D', H', W'), or (O, D', H', W') without a batch,
+        D' = (D - 1) stride - 2 padding + dilation (kD - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, sizes or dtypes that don't go together.
+        TypeError: an argument of another type.
+    """
+    return _conv_transpose(
+        "conv_transpose3d", 3, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def lowered(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Under autocast, the operands in its dtype, as torch's convolutions take them."""
+    if not isinstance(input, Tensor) or not torch.is_autocast_enabled(input.device.type):
+        return input, weight, bias
+    device, dtype = input.device.type, torch.get_autocast_dtype(input.device.type)
+
+    def lower(tensor: Any) -> Any:
+        eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if eligible and tensor.device.type == device else tensor
+
+    return lower(input), lower(weight), lower(bias)
+
+
+def _check_operands(function: str, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> int:
+    """Types, dtypes and devices of a convolution's operands; groups as an int."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{function}: weight is {type(weight).__name__}, expected a Tensor")
+    if weight.dim() != rank + 2:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected {rank + 2} dimensions")
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"{function}: bias is {type(bias).__name__}, expected a Tensor or None")
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+        raise TypeError(f"{function}: groups is {groups!r}, expected an int")
+    groups = index(groups)
+    if groups <= 0:
+        raise RuntimeError(f"{function}: groups is {groups}, expected 1 or more")
+    if 0 in weight.shape[2:]:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected a kernel of 1 pixel or more")
+    if weight.dtype != input.dtype or (bias is not None and bias.dtype != input.dtype):
+        kinds = f"input {input.dtype}, weight {weight.dtype}" + ("" if bias is None else f", bias {bias.dtype}")
+        raise RuntimeError(f"{function}: {kinds}: expected one dtype")
+    if weight.device != input.device or (bias is not None and bias.device != input.device):
+        raise RuntimeError(f"{function}: input is on {input.device} and weight on {weight.device}, expected one device")
+    return groups
+
+
+def _conv(
+    function: str,
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: str | IntOrInts,
+    dilation: IntOrInts,
+    groups: int,
+) -> Tensor:
+    input, weight, bias = lowered(input, weight, bias)
+    batched = is_batched(function, "input", input, rank)
+    groups = _check_operands(function, rank, input, weight, bias, groups)
+    kernel_size = tuple(weight.shape[2:])
+    if weight.shape[1] * groups != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
+        raise RuntimeError(
+            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
+            f"{weight.shape[1] * groups} channels, and out_channels that groups divides; "
+            f"input has shape {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(f"{function}: bias has shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
+    stride = ints(function, "stride", stride, rank, 1)
+    dilation = ints(function, "dilation", dilation, rank, 1)
+    if isinstance(padding, str):
+        input, padding = _padded(function, input, padding, kernel_size, stride, dilation)
+    else:
+        padding = ints(function, "padding", padding, rank, 0)
+    window = Window(kernel_size, stride, padding, dilation)
+    check_fits(function, window, input.shape[-rank:])
+    output_size = reference.output_size(input.shape[-rank:], *window)
+    check_addressable(function, input, [*input.shape[: -rank - 1], weight.shape[0], *output_size], window)
+    geometry = ConvGeometry(stride, padding, dilation, groups, ops.current_algorithm())
+    output = autograd.conv(input if batched else input.unsqueeze(0), weight, bias, geometry)
+    return output if batched else output.squeeze(0)
+
+
+def _conv_transpose(
+    function: str,
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: IntOrInts,
+    output_padding: IntOrInts,
+    groups: int,
+    dilation: IntOrInts,
+) -> Tensor:
+    input, weight, bias = lowered(input, weight, bias)
+    batched = is_batched(function, "input", input, rank)
+    groups = _check_operands(function, rank, input, weight, bias, groups)
+    out_channels = weight.shape[1] * groups
+    if weight.shape[0] != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
+        raise RuntimeError(
+            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
+            f"{weight.shape[0]} channels that groups divides; input has shape {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != (out_channels,):
+        raise RuntimeError(f"{function}: bias has shape {tuple(bias.shape)}, expected ({out_channels},)")
+    window = Window(
+        tuple(weight.shape[2:]),
+        ints(function, "stride", stride, rank, 1),
+        ints(function, "padding", padding, rank, 0),
+        ints(function, "dilation", dilation, rank, 1),
+    )
+    extra = ints(function, "output_padding", output_padding, rank, 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
+        raise RuntimeError(
+            f"{function}: output_padding is {output_padding!r}, expected less than stride {window.stride} "
+            f"or dilation {window.dilation}"
+        )
+    size = torch.Size(
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, k, s, p, d, e in zip(input.shape[-rank:], *window, extra, strict=True)
+    )
+    if any(n < 1 for n in size):
+        raise RuntimeError(
+            f"{function}: the output would have spatial shape {tuple(size)}, expected 1 or more "
+            f"(input {tuple(input.shape)}, {window})"
+        )
+    check_addressable(function, input, [*input.shape[: -rank - 1], out_channels, *size], window)
+    # An output padding of a stride and more makes room for positions that the input doesn't have: they are zero.
+    missing = [o - n for o, n in zip(reference.output_size(size, *window), input.shape[-rank:], strict=True)]
+    if any(missing):
+        input = torch.nn.functional.pad(input, [side for m in reversed(missing) for side in (0, m)])
+    geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
+    output = autograd.conv_input(input if batched else input.unsqueeze(0), weight, size, geometry)
+    if bias is not None:
+        output = output + bias.reshape(-1, *[1] * rank)
+    return output if batched else output.squeeze(0)
+
+
+def _padded(
+    function: str,
+    input: Tensor,
+    padding: str,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The meaning of a padding string: zeros to add on every side, after one-sided ones were added to the input."""
+    if padding == "valid":
+        return input, (0,) * len(kernel_size)
+    if padding != "same":
+        raise RuntimeError(f"{function}: padding is {padding!r}, expected 'valid', 'same' or a number")
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f"{function}: padding='same' needs stride 1, got stride {stride}")
+    total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+    odd = [amount % 2 for amount in total]  # an even kernel gets one more behind than in front
+    if any(odd):
+        input = torch.nn.functional.pad(input, [side for o in reversed(odd) for side in (0, o)])
+    return input, tuple(amount // 2 for amount in total)
