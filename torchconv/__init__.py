@@ -1,6 +1,7 @@
 """Convolution and pooling layers for PyTorch, open to read and check: `torchconv.Conv2d` for `torch.nn.Conv2d`."""
 
 from torchconv import functional, models, nn, ops, reference
+from torchconv.convert import convert, enabled, revert, unconvertible
 from torchconv.nn import (
     Conv1d,
     Conv2d,
@@ -25,9 +26,13 @@ __all__ = [
     "MaxPool2d",
     "MaxPool3d",
     "algorithm",
+    "convert",
+    "enabled",
     "functional",
     "models",
     "nn",
     "ops",
     "reference",
+    "revert",
+    "unconvertible",
 ]

@@ -1,0 +1,199 @@
+"""Whole models: torchconv's layers in the place of torch.nn's, or torchconv's functions in the place of torch's.
+
+torchconv's layers add no state to the torch.nn classes that they derive from, so a layer is converted, and reverted,
+by assigning its class: the object stays, with its parameters, buffers, hooks and all else that it has or that knows it.
+"""
+
+from collections.abc import Callable
+from inspect import signature
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch.nn import Module
+from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
+from torch.overrides import TorchFunctionMode
+
+from torchconv import functional, nn
+
+AnyModule = TypeVar("AnyModule", bound=Module)
+
+_FAMILY = tuple(
+    f"torch.nn.modules.{file}" for file in ("conv", "pooling", "fold")
+)  # where torch.nn defines such layers
+
+
+def _layers() -> dict[type, type]:
+    """Torchconv's layer for each torch.nn class that it derives from and shares the name with."""
+    layers = {}
+    for name, ours in vars(nn).items():
+        theirs = getattr(torch.nn, name, None)
+        if isinstance(ours, type) and isinstance(theirs, type) and ours is not theirs and issubclass(ours, theirs):
+            layers[theirs] = ours
+    return layers
+
+
+_OURS = _layers()
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def convert(model: AnyModule) -> AnyModule:
+    """Swap every layer of a model that torchconv has for torchconv's, in place.
+
+    Each layer stays the object that it is: parameters, buffers, hooks, parametrizations, devices, training mode and
+    attributes are untouched, a layer used twice stays one layer, an optimizer keeps working, the state_dict has the
+    same keys. Only layers that are exactly torch.nn's are swapped, not those of classes derived from them;
+    `unconvertible` names the rest. Converting twice is converting once.
+
+        model = torchconv.convert(torchvision.models.resnet18())
+
+    Args:
+        model: any module; it may itself be a layer.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+    """
+    for layer in _checked("convert", model).modules():
+        if _obstacle(layer) is None:
+            _assign_class(layer, _OURS)
+    return model
+
+
+def revert(model: AnyModule) -> AnyModule:
+    """Swap every torchconv layer of a model for torch.nn's, in place: what undoes `convert`.
+
+    Layers that were torchconv's from the beginning are swapped too; classes derived from torchconv's are left.
+
+    Args:
+        model: any module; it may itself be a layer.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+    """
+    for layer in _checked("revert", model).modules():
+        _assign_class(layer, _THEIRS)
+    return model
+
+
+def unconvertible(model: Module) -> dict[str, str]:
+    """The convolution, pooling and folding layers that `convert` leaves as they are, and why.
+
+    The same before and after `convert`. A layer used in several places has the first one's name, as in
+    `model.named_modules()`.
+
+        >>> torchconv.unconvertible(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.FractionalMaxPool2d(2, 8)))
+        {'1': 'torchconv has no FractionalMaxPool2d'}
+
+    Args:
+        model: any module; it may itself be a layer, whose name is then "".
+
+    Returns:
+        From the layer's name to the reason.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+    """
+    obstacles = {name: _obstacle(layer) for name, layer in _checked("unconvertible", model).named_modules()}
+    return {name: obstacle for name, obstacle in obstacles.items() if obstacle}
+
+
+def enabled() -> TorchFunctionMode:
+    """Compute the calls of torch.nn.functional that torchconv has by torchconv, inside a `with` block.
+
+    It reaches any code, without a change to it: calls of `torch.nn.functional` and their namesakes in `torch`, whether
+    from torch.nn's layers, from classes derived from them or from functions; `unfold` is `torchconv.functional.im2col`,
+    `fold` is `col2im`. It doesn't reach TorchScript, `torch.ops.aten` and other threads. Blocks may be nested.
+
+        with torchconv.enabled():
+            loss = model(images).square().mean()
+
+    The backward pass uses what its forward pass did, inside the block or out of it. Only activation checkpointing
+    computes the forward pass anew, and needs to be told:
+    `checkpoint(..., use_reentrant=False, context_fn=lambda: (torchconv.enabled(), torchconv.enabled()))`.
+
+    Returns:
+        The context manager. It may be kept and entered again.
+    """
+    return _Enabled()
+
+
+class _Enabled(TorchFunctionMode):
+    # torch takes the mode off the stack while this runs, so what torchconv calls in turn does not come back here.
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _FUNCTIONS.get(func, func)(*args, **(kwargs or {}))
+
+
+def _functions() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Torchconv's function for each of torch's, as a mode gets to see it."""
+    functions: dict[Callable[..., Any], Callable[..., Any]] = {F.unfold: functional.im2col, F.fold: functional.col2im}
+    for name, ours in list(vars(functional).items()):
+        theirs = getattr(F, name, None)
+        if name.startswith("_") or theirs is None or theirs is ours or not isinstance(ours, FunctionType):
+            continue
+        functions[theirs] = ours
+        # A pooling with return_indices=True arrives under a name of its own. torch has both kinds, too.
+        for module in (F, torch):
+            if indices := getattr(module, f"{name}_with_indices", None):
+                functions[indices] = _with_indices(ours)
+        if namesake := getattr(torch, name, None):
+            # torch.adaptive_max_pool1d, unlike torch.nn.functional's, always returns the indices.
+            functions[namesake] = _with_indices(ours) if name == "adaptive_max_pool1d" else ours
+    return functions
+
+
+def _with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
+    def pool_with_indices(*args: Any, **kwargs: Any) -> Any:
+        arguments = signature(pool).bind(*args, **kwargs).arguments
+        return pool(**{**arguments, "return_indices": True})
+
+    return pool_with_indices
+
+
+_FUNCTIONS = _functions()
+
+
+def _checked(function: str, model: AnyModule) -> AnyModule:
+    if not isinstance(model, Module):
+        raise TypeError(f"{function}: model is {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _obstacle(layer: Module) -> str | None:
+    """Why this layer can't become torchconv's; "" for what is no business of torchconv, None if it can."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "compiled by TorchScript" if layer.original_name in {kind.__name__ for kind in _OURS} else ""
+    kind = type_before_parametrizations(layer)
+    if kind in _OURS:
+        replaced = [name for name in ("forward", "_conv_forward") if name in vars(layer)]
+        return f"its {replaced[0]} was replaced on the object" if replaced else None
+    bases = [base for base in kind.__mro__ if base.__module__ in _FAMILY]
+    if not bases or any(base in _THEIRS for base in kind.__mro__):
+        return ""
+    if bases[0] is not kind:
+        return f"{kind.__module__}.{kind.__qualname__} is a class derived from torch.nn.{bases[0].__name__}"
+    if isinstance(layer, LazyModuleMixin):
+        return f"{kind.__name__} has no size yet: run the model on one batch, then convert"
+    return f"torchconv has no {kind.__name__}"
+
+
+def _assign_class(layer: Module, classes: dict[type, type]) -> None:
+    new = classes.get(type_before_parametrizations(layer))
+    if new is None:
+        return
+    if is_parametrized(layer):
+        # torch gave the layer a class of its own, which holds its properties; but copies of the layer share that class.
+        members = {
+            name: member for name, member in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")
+        }
+        new = type(type(layer).__name__, (new,), members)
+    layer.__class__ = new
