@@ -102,9 +102,16 @@ def _in_format(tensor: Tensor, channels_last: bool) -> Tensor:
     return tensor.contiguous(memory_format=memory_format_of(tensor.dim(), channels_last))
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast lowers a convolution on this tensor's device to; None where it is off or there is none."""
+    device = tensor.device.type
+    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if active else None
+
+
 def _full_precision(function: Callable[..., Tensor], input: Tensor, *args: Any) -> Tensor:
     """A reference in the dtype that it is given: autocast, which has had its say, would lower its matrix products."""
-    if not torch.is_autocast_enabled(input.device.type):
+    if autocast_dtype(input) is None:
         return function(input, *args)
     with torch.autocast(input.device.type, enabled=False):
         return function(input, *args)

@@ -200,21 +200,16 @@ struct Tiles {
   }
 };
 
-// products[point][tile][column] += inputs[point][tile][depth] * weight[point][depth][column], for `tiles` tiles and one panel.
-// The steps are the distances from one point to the next.
+// One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel.
 template <class T>
-void multiply(int64_t tiles, int64_t depth, const T* inputs, int64_t input_step, const T* weight, int64_t weight_step, T* products,
-              int64_t product_step, int64_t product_stride, bool first) {
+void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T* products, int64_t product_stride, bool first) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   const T zeros[N] = {};
-  for (int64_t point = 0; point < POINTS; point++) {
-    for (int64_t t = 0; t < tiles; t += TILE_ROWS) {
-      const int rows = std::min<int64_t>(TILE_ROWS, tiles - t);
-      T* c[TILE_ROWS];
-      for (int r = 0; r < rows; r++) c[r] = products + point * product_step + (t + r) * product_stride;
-      tile_of<T, LayoutA::packed>(rows)(depth, inputs + point * input_step + t * PACKED_STRIDE<T>, 0, weight + point * weight_step, N, c, N,
-                                        first ? zeros : nullptr);
-    }
+  for (int64_t t = 0; t < tiles; t += TILE_ROWS) {
+    const int rows = std::min<int64_t>(TILE_ROWS, tiles - t);
+    T* c[TILE_ROWS];
+    for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
+    tile_of<T, LayoutA::packed>(rows)(depth, inputs + t * PACKED_STRIDE<T>, 0, weight, N, c, N, first ? zeros : nullptr);
   }
 }
 
@@ -244,9 +239,10 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
       for (int64_t block = 0; block < weight.blocks; block++) {
         for (int64_t t = 0; t < count; t++)
           input_tile(tiles[t].in, block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step);
-        for (int64_t panel = 0; panel < weight.panels; panel++)
-          multiply(count, depth_of(block), inputs.get(), input_step, weight.panel(0, block, panel), weight_step, products.get() + panel * N,
-                   product_step, width, block == 0);
+        for (int64_t point = 0; point < POINTS; point++)
+          for (int64_t panel = 0; panel < weight.panels; panel++)
+            multiply(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, panel),
+                     products.get() + point * product_step + panel * N, width, block == 0);
       }
       for (int64_t t = 0; t < count; t++)
         output_tile(products.get() + t * width, product_step, p.bias, 0, p.out_channels, tiles[t].out);
@@ -254,33 +250,46 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
   });
 }
 
-// Few tiles, many channels: the transformed input is kept, and the weight passes by, a panel of output channels at a time.
+// Panels of output channels that pass by together: their weight at one point, and all inputs at it, fit the L2 cache.
+constexpr int64_t GROUP = 4;
+
+// Few tiles, many channels: the transformed input is kept, and the weight passes by, a group of panels at a time.
 template <class T>
 void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
-  constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t blocks = ceil_div(p.in_channels, DEPTH), input_step = all.total * PACKED_STRIDE<T>, block_step = POINTS * input_step;
+  constexpr int64_t N = TILE_COLUMNS<T>, PANEL = DEPTH * N, WIDTH = GROUP * N;
+  const int64_t blocks = ceil_div(p.in_channels, DEPTH), panels = ceil_div(p.out_channels, N);
+  const int64_t input_step = all.total * PACKED_STRIDE<T>, weight_step = blocks * GROUP * PANEL, product_step = all.total * WIDTH;
   const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
-  const Scratch<T> inputs(blocks * block_step);
+  const Scratch<T> inputs(blocks * POINTS * input_step), weight(POINTS * weight_step), products(POINTS * product_step);
   torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const TilePixels<T> tile = all.locate(p, t);
       for (int64_t block = 0; block < blocks; block++)
-        input_tile(tile.in, block * DEPTH, depth_of(block), inputs.get() + block * block_step + t * PACKED_STRIDE<T>, input_step);
+        input_tile(tile.in, block * DEPTH, depth_of(block), inputs.get() + block * POINTS * input_step + t * PACKED_STRIDE<T>, input_step);
     }
   });
-  torch::stable::parallel_for(0, ceil_div(p.out_channels, N), 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weight(POINTS * DEPTH * N), products(POINTS * all.total * N);
-    for (int64_t panel = begin; panel < end; panel++) {
-      for (int64_t block = 0; block < blocks; block++) {
-        weight_panel(p, block * DEPTH, depth_of(block), panel * N, weight.get(), DEPTH * N);
-        multiply(all.total, depth_of(block), inputs.get() + block * block_step, input_step, weight.get(), DEPTH * N, products.get(),
-                 all.total * N, N, block == 0);
+  for (int64_t first = 0; first < panels; first += GROUP) {
+    const int64_t count = std::min(GROUP, panels - first);
+    torch::stable::parallel_for(0, blocks * count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t block = i / count, panel = i % count;
+        weight_panel(p, block * DEPTH, depth_of(block), (first + panel) * N, weight.get() + (panel * blocks + block) * PANEL, weight_step);
       }
-      for (int64_t t = 0; t < all.total; t++)
-        output_tile(products.get() + t * N, all.total * N, p.bias, panel * N, std::min<int64_t>(N, p.out_channels - panel * N),
-                    all.locate(p, t).out);
-    }
-  });
+    });
+    torch::stable::parallel_for(0, POINTS, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t point = begin; point < end; point++)
+        for (int64_t panel = 0; panel < count; panel++)
+          for (int64_t block = 0; block < blocks; block++)
+            multiply(all.total, depth_of(block), inputs.get() + (block * POINTS + point) * input_step,
+                     weight.get() + point * weight_step + (panel * blocks + block) * PANEL,
+                     products.get() + point * product_step + panel * N, WIDTH, block == 0);
+    });
+    torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
+      const int64_t channel = first * N, channels = std::min(count * N, p.out_channels - channel);
+      for (int64_t t = begin; t < end; t++)
+        output_tile(products.get() + t * WIDTH, product_step, p.bias, channel, channels, all.locate(p, t).out);
+    });
+  }
 }
 
 // The larger of the two transformed operands is never held whole.

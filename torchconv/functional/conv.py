@@ -207,13 +207,13 @@ def conv_transpose3d(
 
 def lowered(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Under autocast, the operands in its dtype, as torch's convolutions take them."""
-    if not isinstance(input, Tensor) or not torch.is_autocast_enabled(input.device.type):
+    dtype = ops.autocast_dtype(input) if isinstance(input, Tensor) else None
+    if dtype is None:
         return input, weight, bias
-    device, dtype = input.device.type, torch.get_autocast_dtype(input.device.type)
 
     def lower(tensor: Any) -> Any:
         eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if eligible and tensor.device.type == device else tensor
+        return tensor.to(dtype) if eligible and tensor.device.type == input.device.type else tensor
 
     return lower(input), lower(weight), lower(bias)
 
