@@ -82,11 +82,12 @@ inline Window window(const char* op, int64_t rank, const Extent& input, const In
   return w;
 }
 
-// Number of positions of the window along dimension i (Dumoulin & Visin 2016, arXiv:1603.07285, relationship 15).
+// Number of positions of the window along dimension i (Dumoulin & Visin 2016, arXiv:1603.07285, relationship 15); ceil_mode
+// counts those, too, that jut out by less than a stride.
 inline int64_t positions(const char* op, const Window& w, int i, bool ceil_mode = false) {
   const int64_t span = w.dilation[i] * (w.kernel[i] - 1) + 1;
   const int64_t room = w.input[i] + 2 * w.padding[i] - span;
-  TORCHCONV_CHECK(room >= 0, op, ": the kernel spans ", span, " positions, more than the padded input's ", w.input[i] + 2 * w.padding[i]);
+  TORCHCONV_CHECK(room >= (ceil_mode ? 1 - w.stride[i] : 0), op, ": the kernel spans ", span, " positions, more than the padded input's ", w.input[i] + 2 * w.padding[i]);
   int64_t count = (room + (ceil_mode ? w.stride[i] - 1 : 0)) / w.stride[i] + 1;
   // A window may start in the padding before the input, but not in the padding after it.
   if (ceil_mode && (count - 1) * w.stride[i] >= w.input[i] + w.padding[i]) count--;

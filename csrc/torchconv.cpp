@@ -6,8 +6,6 @@
 #include "common.h"
 #include "cpu/isa.h"
 
-using torch::headeronly::ScalarType;
-
 STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("conv(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
         "str algorithm, bool channels_last) -> Tensor");
@@ -23,6 +21,13 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
         "bool channels_last) -> Tensor");
   m.def("max_pool_scatter(Tensor grad_output, Tensor positions, SymInt[] input_size, int[] kernel_size, int[] stride, "
         "int[] padding, int[] dilation, bool channels_last) -> Tensor");
+  m.def("avg_pool(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
+        "int? divisor_override, bool channels_last) -> Tensor");
+  m.def("avg_pool_input(Tensor grad_output, SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
+        "bool count_include_pad, int? divisor_override, bool channels_last) -> Tensor");
+  m.def("adaptive_avg_pool(Tensor input, SymInt[] output_size, bool channels_last) -> Tensor");
+  m.def("adaptive_avg_pool_input(Tensor grad_output, SymInt[] input_size, bool channels_last) -> Tensor");
+  m.def("adaptive_max_pool_indices(Tensor input, SymInt[] output_size, bool channels_last) -> Tensor");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("set_isa(str name) -> ()");

@@ -135,7 +135,7 @@ class _Enabled(TorchFunctionMode):
 
 def _functions() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Torchconv's function for each of torch's, as a mode gets to see it."""
-    functions: dict[Callable[..., Any], Callable[..., Any]] = {F.unfold: functional.im2col, F.fold: functional.col2im}
+    functions: dict[Callable[..., Any], Callable[..., Any]] = {}
     for name, ours in list(vars(functional).items()):
         theirs = getattr(F, name, None)
         if name.startswith("_") or theirs is None or theirs is ours or not isinstance(ours, FunctionType):

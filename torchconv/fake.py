@@ -68,3 +68,31 @@ def max_pool_gather(input, positions, kernel_size, stride, padding, dilation, ch
 @torch.library.register_fake("torchconv::max_pool_scatter")
 def max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last):
     return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::avg_pool")
+def avg_pool(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, channels_last):
+    spatial = output_size(input.shape[2:], kernel_size, stride, padding, [1] * len(kernel_size), ceil_mode)
+    return empty(input, [*input.shape[:2], *spatial], channels_last)
+
+
+@torch.library.register_fake("torchconv::avg_pool_input")
+def avg_pool_input(
+    grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, channels_last
+):
+    return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::adaptive_avg_pool")
+def adaptive_avg_pool(input, output_size, channels_last):
+    return empty(input, [*input.shape[:2], *output_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::adaptive_avg_pool_input")
+def adaptive_avg_pool_input(grad_output, input_size, channels_last):
+    return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)
+
+
+@torch.library.register_fake("torchconv::adaptive_max_pool_indices")
+def adaptive_max_pool_indices(input, output_size, channels_last):
+    return empty(input, [*input.shape[:2], *output_size], channels_last, torch.int64)

@@ -83,12 +83,18 @@ def _compiled(tensor: Tensor, algorithm: str, dtypes: tuple[torch.dtype, ...]) -
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a result computed from `tensor` should be channels-last, as torch decides it for unambiguous strides."""
-    if tensor.dim() == 4:
-        return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    if tensor.dim() == 5:
-        return tensor.is_contiguous(memory_format=torch.channels_last_3d) and not tensor.is_contiguous()
-    return False
+    """Whether a result computed from `tensor` should be channels-last, as torch decides it for unambiguous strides.
+
+    Read off the strides: under vmap a tensor can't be asked for this format.
+    """
+    if tensor.dim() not in (4, 5) or tensor.is_contiguous():
+        return False
+    expected = 1
+    for dim in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        if tensor.shape[dim] != 1 and tensor.stride(dim) != expected:
+            return False
+        expected *= tensor.shape[dim]
+    return True
 
 
 def memory_format_of(dim: int, channels_last: bool) -> torch.memory_format:
@@ -262,6 +268,63 @@ def max_pool_scatter(
         )
     grad_input = reference.max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation)
     return _in_format(grad_input, channels_last)
+
+
+def avg_pool(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    channels_last: bool,
+) -> Tensor:
+    """See `torchconv.reference.avg_pool`."""
+    args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.avg_pool(input, *args, channels_last)
+    return _in_format(reference.avg_pool(input, *args), channels_last)
+
+
+def avg_pool_input(
+    grad_output: Tensor,
+    input_size: Ints,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    channels_last: bool,
+) -> Tensor:
+    """See `torchconv.reference.avg_pool_input`."""
+    args = (input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.avg_pool_input(grad_output, *args, channels_last)
+    return _in_format(reference.avg_pool_input(grad_output, *args), channels_last)
+
+
+def adaptive_avg_pool(input: Tensor, output_size: Ints, channels_last: bool) -> Tensor:
+    """See `torchconv.reference.adaptive_avg_pool`."""
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.adaptive_avg_pool(input, output_size, channels_last)
+    return _in_format(reference.adaptive_avg_pool(input, output_size), channels_last)
+
+
+def adaptive_avg_pool_input(grad_output: Tensor, input_size: Ints, output_size: Ints, channels_last: bool) -> Tensor:
+    """See `torchconv.reference.adaptive_avg_pool_input`; `output_size` is grad_output's own."""
+    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.adaptive_avg_pool_input(grad_output, input_size, channels_last)
+    return _in_format(reference.adaptive_avg_pool_input(grad_output, input_size), channels_last)
+
+
+def adaptive_max_pool_indices(input: Tensor, output_size: Ints) -> Tensor:
+    """See `torchconv.reference.adaptive_max_pool_indices`."""
+    channels_last = is_channels_last(input)
+    if _compiled(input, _algorithm, _MOVE_DTYPES):
+        return torch.ops.torchconv.adaptive_max_pool_indices(input, output_size, channels_last)
+    return _in_format(reference.adaptive_max_pool_indices(input, output_size), channels_last)
 
 
 if _extension.LOADED:

@@ -7,6 +7,7 @@
 #include "winograd_kernel.h"
 #include "transpose_kernel.h"
 #include "pool_kernel.h"
+#include "box_kernel.h"
 #include "im2col_kernel.h"
 
 namespace torchconv {
@@ -27,6 +28,11 @@ constexpr PoolKernels<T, Position> pool_table() {
   return {pool<T, Position>, pool_gather<T, Position>, pool_scatter<T, Position>};
 }
 
+template <class T>
+constexpr BoxKernels<T> box_table() {
+  return {box_sum<T>, box_argmax<T>};
+}
+
 const Kernels kernels{conv_table<float>(),
                       conv_table<double>(),
                       column_table<float>(),
@@ -40,7 +46,11 @@ const Kernels kernels{conv_table<float>(),
                       pool_table<BFloat16, uint8_t>(),
                       pool_table<BFloat16, int32_t>(),
                       pool_table<Half, uint8_t>(),
-                      pool_table<Half, int32_t>()};
+                      pool_table<Half, int32_t>(),
+                      box_table<float>(),
+                      box_table<double>(),
+                      box_table<BFloat16>(),
+                      box_table<Half>()};
 
 }  // namespace TORCHCONV_ISA
 }  // namespace torchconv

@@ -82,6 +82,41 @@ struct PoolMap {
   T* pooled;
 };
 
+// Windows that are boxes: output position o of dimension i covers the inputs spans[i][o], which is never empty.
+struct Span {
+  int64_t begin, end;
+};
+
+struct Boxes {
+  Extent input, output;
+  std::array<std::vector<Span>, RANK> spans;
+};
+
+// What sums are divided by: position (d, h, w) by the product of its three entries.
+using Divisor = std::array<std::vector<double>, RANK>;
+
+// output[o] = sum over the box of o. Average pooling divides the sums; its adjoint, over the boxes turned round, divides
+// what goes into them.
+template <class T>
+struct BoxSum {
+  int64_t batch, channels;
+  const Boxes& boxes;
+  const Divisor& divisor;  // of outputs or inputs
+  bool divide_inputs, channels_last;
+  const T* input;
+  T* output;
+};
+
+// The place of each box's maximum, as an index into a plane of the input.
+template <class T>
+struct BoxArgmax {
+  int64_t batch, channels;
+  const Boxes& boxes;
+  bool channels_last;
+  const T* input;
+  int64_t* index;
+};
+
 template <class T>
 struct Columns {
   int64_t batch, channels;
@@ -112,6 +147,12 @@ struct PoolKernels {
 };
 
 template <class T>
+struct BoxKernels {
+  void (*sum)(const BoxSum<T>&);
+  void (*argmax)(const BoxArgmax<T>&);
+};
+
+template <class T>
 struct ColumnKernels {
   void (*im2col)(const Columns<T>&);
   void (*col2im)(const Columns<T>&);
@@ -122,7 +163,8 @@ using Kernels =
     std::tuple<ConvKernels<float>, ConvKernels<double>, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
                ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
                PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
-               PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>>;
+               PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>, BoxKernels<float>, BoxKernels<double>,
+               BoxKernels<BFloat16>, BoxKernels<Half>>;
 
 namespace baseline {
 extern const Kernels kernels;

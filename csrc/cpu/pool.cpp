@@ -21,14 +21,6 @@ Window pool_window(const char* op, int64_t rank, const Extent& input, const Ints
   return w;
 }
 
-// Brings a tensor into the memory format that its problem is solved in.
-Tensor in_format(const Tensor& t, bool channels_last) {
-  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
-  const auto sizes = t.sizes();
-  Tensor copy = empty(t, Ints(sizes.begin(), sizes.end()), channels_last);
-  return torch::stable::copy_(copy, t);
-}
-
 // Calls f with a value of the tensor's type and one of the positions' type.
 template <class F>
 void dispatch_pool(const char* op, const Tensor& t, ScalarType positions, const F& f) {
@@ -68,10 +60,12 @@ Window map_window(const char* op, const Tensor& positions, const Extent& input, 
   expect_cpu(op, "positions", positions);
   const int64_t rank = spatial_rank(op, "positions", positions);
   const Extent output = spatial_sizes(op, "positions", positions);
-  Window w = pool_window(op, rank, input, kernel_size, stride, padding, dilation, false);
-  for (int i = 0; i < RANK; i++)
-    TORCHCONV_CHECK(output[i] == w.output[i] || output[i] == torchconv::positions(op, w, i, true), op, ": positions has ", output[i],
+  Window w = pool_window(op, rank, input, kernel_size, stride, padding, dilation, true);
+  for (int i = 0; i < RANK; i++) {
+    const bool fits = w.dilation[i] * (w.kernel[i] - 1) < w.input[i] + 2 * w.padding[i];
+    TORCHCONV_CHECK(output[i] == w.output[i] || (fits && output[i] == torchconv::positions(op, w, i)), op, ": positions has ", output[i],
                     " windows along a dimension of size ", input[i], ", which this geometry doesn't give");
+  }
   w.output = output;
   TORCHCONV_CHECK(positions.scalar_type() == position_dtype(w), op, ": positions has dtype ",
                   torch::headeronly::toString(positions.scalar_type()), ", expected ", torch::headeronly::toString(position_dtype(w)));

@@ -32,6 +32,14 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, s
   return result;
 }
 
+// Brings a tensor into the memory format that its problem is solved in.
+inline Tensor in_format(const Tensor& t, bool channels_last) {
+  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
+  const auto sizes = t.sizes();
+  Tensor copy = empty(t, Ints(sizes.begin(), sizes.end()), channels_last);
+  return torch::stable::copy_(copy, t);
+}
+
 inline void expect_format(const char* op, const Ints& sizes, bool channels_last) {
   TORCHCONV_CHECK(!channels_last || sizes.size() >= 4, op, ": channels_last is for two or three spatial dimensions");
 }

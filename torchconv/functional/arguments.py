@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchconv import ops, reference
 from torchconv.autograd import Window
 
 IntOrInts = int | Sequence[int]
@@ -43,14 +44,22 @@ def is_batched(function: str, name: str, tensor: Tensor, rank: int) -> bool:
     return tensor.dim() == rank + 2
 
 
-def check_fits(function: str, window: Window, size: Sequence[int]) -> None:
-    """The window must fit into the padded input, and the output into memory's addresses."""
-    for i, (n, k, p, d) in enumerate(zip(size, window.kernel_size, window.padding, window.dilation, strict=True)):
-        if d * (k - 1) + 1 > n + 2 * p:
+def check_fits(function: str, window: Window, size: Sequence[int], ceil_mode: bool = False) -> None:
+    """The window must fit into the padded input; with ceil_mode it may jut out by less than a stride."""
+    for i, (n, k, s, p, d) in enumerate(zip(size, *window, strict=True)):
+        if d * (k - 1) + 1 > n + 2 * p + (s - 1 if ceil_mode else 0):
             raise RuntimeError(
                 f"{function}: the kernel spans {d * (k - 1) + 1} pixels along spatial dimension {i}, "
                 f"more than the padded input's {n + 2 * p} (input {tuple(size)}, {window})"
             )
+
+
+def check_pixels(function: str, input: Tensor, rank: int) -> None:
+    """A pooling has something to choose from: no dimension but the batch is empty."""
+    if 0 in input.shape[-rank - 1 :]:
+        raise RuntimeError(
+            f"{function}: input has shape {tuple(input.shape)}, expected no empty dimension but the batch"
+        )
 
 
 def check_addressable(function: str, like: Tensor, shape: Sequence[int], window: Window) -> None:
@@ -72,3 +81,37 @@ def window_of(
         ints(function, "padding", padding, rank, 0),
         ints(function, "dilation", dilation, rank, 1),
     )
+
+
+def pool_window(
+    function: str,
+    rank: int,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+) -> Window:
+    """A pooling's window: the stride is by default the kernel's size, padding is at most half of that."""
+    no_stride = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
+    window = window_of(function, rank, kernel_size, kernel_size if no_stride else stride, padding, dilation)  # type: ignore[arg-type]
+    if any(2 * p > k for k, p in zip(window.kernel_size, window.padding, strict=True)):
+        raise RuntimeError(f"{function}: padding is {padding!r}, expected at most half of kernel_size, {kernel_size!r}")
+    return window
+
+
+def pooled_size(function: str, input: Tensor, window: Window, ceil_mode: bool) -> list[int]:
+    """The spatial size of a pooling's result, once all sizes are known to go together."""
+    if not isinstance(ceil_mode, bool):
+        raise TypeError(f"{function}: ceil_mode is {ceil_mode!r}, expected a bool")
+    rank = len(window.kernel_size)
+    check_pixels(function, input, rank)
+    check_fits(function, window, input.shape[-rank:], ceil_mode)
+    size = reference.output_size(input.shape[-rank:], *window, ceil_mode)
+    check_addressable(function, input, [*input.shape[:-rank], *size], window)
+    return size
+
+
+def in_float32(input: Tensor) -> Tensor:
+    """For ops that autocast on the CPU runs in float32: a 16-bit input in that, where autocast is on."""
+    lowered = input.device.type == "cpu" and ops.autocast_dtype(input) is not None
+    return input.float() if lowered and input.dtype in (torch.bfloat16, torch.float16) else input

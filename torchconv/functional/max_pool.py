@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchconv import autograd, reference
-from torchconv.autograd import Window
-from torchconv.functional.arguments import IntOrInts, check_addressable, check_fits, ints, is_batched
+from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
 
 
 def max_pool1d(
@@ -116,32 +115,14 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     batched = is_batched(function, "input", input, rank)
-    kernel = ints(function, "kernel_size", kernel_size, rank, 1)
-    no_stride = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
-    window = Window(
-        kernel,
-        kernel if no_stride else ints(function, "stride", stride, rank, 1),
-        ints(function, "padding", padding, rank, 0),
-        ints(function, "dilation", dilation, rank, 1),
-    )
-    for k, p in zip(window.kernel_size, window.padding, strict=True):
-        if 2 * p > k:
-            raise RuntimeError(
-                f"{function}: padding is {padding!r}, expected at most half of kernel_size, {kernel_size!r}"
-            )
-    if 0 in input.shape[-rank - 1 :]:
-        raise RuntimeError(
-            f"{function}: input has shape {tuple(input.shape)}, expected no empty dimension but the batch"
-        )
+    window = pool_window(function, rank, kernel_size, stride, padding, dilation)
     if input.is_complex() or input.dtype == torch.bool or (input.is_floating_point() and input.element_size() == 1):
         raise NotImplementedError(
             f"{function}: input has dtype {input.dtype}, expected one whose values can be ordered"
         )
-    if not isinstance(ceil_mode, bool):
-        raise TypeError(f"{function}: ceil_mode is {ceil_mode!r}, expected a bool")
-    check_fits(function, window, input.shape[-rank:])
-    output_size = reference.output_size(input.shape[-rank:], *window, ceil_mode)
-    check_addressable(function, input, [*input.shape[:-rank], *output_size], window)
+    pooled_size(function, input, window, ceil_mode)
+    if rank == 3:
+        input = in_float32(input)
     batch = input if batched else input.unsqueeze(0)
     save_positions = return_indices or torch.is_grad_enabled() or forward_ad._current_level >= 0
     output, positions = autograd.max_pool(batch, window, ceil_mode, save_positions)

@@ -1,4 +1,4 @@
-"""Modules: torch.nn's own, computed by torchconv. State, arguments, repr and state_dict are inherited."""
+"""Convolution and transposed convolution, and their lazy forms, which take in_channels from the first input."""
 
 from typing import Any
 
@@ -6,18 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchconv import functional
-
-__all__ = [
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-]
 
 
 class Conv1d(nn.Conv1d):
@@ -80,28 +68,37 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         return _conv_transpose(functional.conv_transpose3d, self, input, output_size)
 
 
-class MaxPool1d(nn.MaxPool1d):
-    """A drop-in for `torch.nn.MaxPool1d`; see `torchconv.functional.max_pool1d`."""
+class LazyConv1d(nn.LazyConv1d):
+    """A drop-in for `torch.nn.LazyConv1d`: becomes a `torchconv.Conv1d` with its first input."""
 
-    def forward(self, input: Tensor) -> Any:
-        return functional.max_pool1d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
-        )
+    cls_to_become = Conv1d
 
 
-class MaxPool2d(nn.MaxPool2d):
-    """A drop-in for `torch.nn.MaxPool2d`; see `torchconv.functional.max_pool2d`."""
+class LazyConv2d(nn.LazyConv2d):
+    """A drop-in for `torch.nn.LazyConv2d`: becomes a `torchconv.Conv2d` with its first input."""
 
-    def forward(self, input: Tensor) -> Any:
-        return functional.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
-        )
+    cls_to_become = Conv2d
 
 
-class MaxPool3d(nn.MaxPool3d):
-    """A drop-in for `torch.nn.MaxPool3d`; see `torchconv.functional.max_pool3d`."""
+class LazyConv3d(nn.LazyConv3d):
+    """A drop-in for `torch.nn.LazyConv3d`: becomes a `torchconv.Conv3d` with its first input."""
 
-    def forward(self, input: Tensor) -> Any:
-        return functional.max_pool3d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
-        )
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(nn.LazyConvTranspose1d):
+    """A drop-in for `torch.nn.LazyConvTranspose1d`: becomes a `torchconv.ConvTranspose1d` with its first input."""
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(nn.LazyConvTranspose2d):
+    """A drop-in for `torch.nn.LazyConvTranspose2d`: becomes a `torchconv.ConvTranspose2d` with its first input."""
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(nn.LazyConvTranspose3d):
+    """A drop-in for `torch.nn.LazyConvTranspose3d`: becomes a `torchconv.ConvTranspose3d` with its first input."""
+
+    cls_to_become = ConvTranspose3d

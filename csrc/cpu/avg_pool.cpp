@@ -1,0 +1,131 @@
+// Average pooling, over windows and adaptive, and its adjoint.
+#include <algorithm>
+
+#include "boxes.h"
+#include "tensors.h"
+
+namespace torchconv {
+namespace {
+
+// How an average pooling counts: what its windows are divided by.
+struct Counting {
+  bool ceil_mode, count_include_pad;
+  std::optional<int64_t> divisor_override;
+};
+
+Divisor pixels(const Boxes& boxes) {
+  Divisor divisor;
+  for (int i = 0; i < RANK; i++)
+    for (const Span& span : boxes.spans[i]) divisor[i].push_back(span.end - span.begin);
+  return divisor;
+}
+
+Divisor divisor_of(const Window& w, const Boxes& boxes, const Counting& counting) {
+  if (!counting.divisor_override && !counting.count_include_pad) return pixels(boxes);
+  Divisor divisor;
+  for (int i = 0; i < RANK; i++) {
+    for (int64_t o = 0; o < w.output[i]; o++) {
+      const int64_t start = o * w.stride[i] - w.padding[i];  // padding counts, what lies behind it (ceil_mode) does not
+      const int64_t counted = std::min(start + w.kernel[i], w.input[i] + w.padding[i]) - start;
+      divisor[i].push_back(!counting.divisor_override ? counted : i == 0 ? *counting.divisor_override : 1);
+    }
+  }
+  return divisor;
+}
+
+Window avg_window(const char* op, int64_t rank, const Extent& input, const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                  const Counting& counting) {
+  Window w = window(op, rank, input, kernel_size, stride, padding, Ints(rank, 1));
+  for (int i = 0; i < RANK; i++) {
+    TORCHCONV_CHECK(w.input[i] > 0, op, ": the input has a spatial dimension of size 0");
+    TORCHCONV_CHECK(2 * w.padding[i] <= w.kernel[i], op, ": padding ", w.padding[i], " is more than half of the kernel, ", w.kernel[i]);
+  }
+  TORCHCONV_CHECK(!counting.divisor_override || *counting.divisor_override != 0, op, ": divisor_override is 0");
+  set_output(op, w, counting.ceil_mode);
+  return w;
+}
+
+Tensor box_sum(const char* op, Tensor input, const Boxes& boxes, const Divisor& divisor, bool divide_inputs, bool channels_last) {
+  const int64_t batch = input.size(0), channels = input.size(1);
+  const Ints sizes = tensor_sizes(batch, channels, boxes.output, input.dim() - 2);
+  input = in_format(input, channels_last);
+  Tensor output = empty(input, sizes, channels_last);
+  dispatch<float, double, BFloat16, Half>(op, input, [&](auto zero) {
+    using T = decltype(zero);
+    std::get<BoxKernels<T>>(kernels()).sum({batch, channels, boxes, divisor, divide_inputs, channels_last,
+                                            static_cast<const T*>(input.data_ptr()), static_cast<T*>(output.data_ptr())});
+  });
+  return output;
+}
+
+// The result where it has no elements; else it must be one that can be addressed.
+std::optional<Tensor> no_elements(const char* op, const Tensor& like, const Extent& spatial, bool channels_last) {
+  const Ints sizes = tensor_sizes(like.size(0), like.size(1), spatial, like.dim() - 2);
+  expect_format(op, sizes, channels_last);
+  if (checked_volume(op, sizes) > 0) return std::nullopt;
+  return empty(like, sizes, channels_last);
+}
+
+// In an average of no outputs at all every input has the gradient 0.
+std::optional<Tensor> no_gradient(const Tensor& grad_output, const Extent& input, bool channels_last) {
+  if (grad_output.numel() > 0) return std::nullopt;
+  Tensor zeros = empty(grad_output, tensor_sizes(grad_output.size(0), grad_output.size(1), input, grad_output.dim() - 2), channels_last);
+  return torch::stable::fill_(zeros, 0.0);
+}
+
+Tensor avg_pool(Tensor input, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode, bool count_include_pad,
+                std::optional<int64_t> divisor_override, bool channels_last) {
+  const char* op = "avg_pool";
+  expect_cpu(op, "input", input);
+  const int64_t rank = spatial_rank(op, "input", input);
+  const Counting counting{ceil_mode, count_include_pad, divisor_override};
+  const Window w = avg_window(op, rank, spatial_sizes(op, "input", input), kernel_size, stride, padding, counting);
+  if (const auto none = no_elements(op, input, w.output, channels_last)) return *none;
+  const Boxes boxes = window_boxes(w);
+  return box_sum(op, input, boxes, divisor_of(w, boxes, counting), false, channels_last);
+}
+
+Tensor avg_pool_input(Tensor grad_output, Ints input_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
+                      bool count_include_pad, std::optional<int64_t> divisor_override, bool channels_last) {
+  const char* op = "avg_pool_input";
+  expect_cpu(op, "grad_output", grad_output);
+  const int64_t rank = spatial_rank(op, "grad_output", grad_output);
+  const Counting counting{ceil_mode, count_include_pad, divisor_override};
+  const Window w = avg_window(op, rank, extent(op, "input_size", input_size, rank, 0, 1), kernel_size, stride, padding, counting);
+  expect_sizes(op, "grad_output", grad_output, tensor_sizes(grad_output.size(0), grad_output.size(1), w.output, rank));
+  if (const auto none = no_elements(op, grad_output, w.input, channels_last)) return *none;
+  const Boxes boxes = window_boxes(w);
+  return box_sum(op, grad_output, transposed(boxes), divisor_of(w, boxes, counting), true, channels_last);
+}
+
+Tensor adaptive_avg_pool(Tensor input, Ints output_size, bool channels_last) {
+  const char* op = "adaptive_avg_pool";
+  expect_cpu(op, "input", input);
+  const int64_t rank = spatial_rank(op, "input", input);
+  const Extent from = spatial_sizes(op, "input", input), to = extent(op, "output_size", output_size, rank, 0, 1);
+  TORCHCONV_CHECK(volume(from) > 0, op, ": the input has a spatial dimension of size 0");
+  if (const auto none = no_elements(op, input, to, channels_last)) return *none;
+  const Boxes boxes = adaptive_boxes(from, to);
+  return box_sum(op, input, boxes, pixels(boxes), false, channels_last);
+}
+
+Tensor adaptive_avg_pool_input(Tensor grad_output, Ints input_size, bool channels_last) {
+  const char* op = "adaptive_avg_pool_input";
+  expect_cpu(op, "grad_output", grad_output);
+  const int64_t rank = spatial_rank(op, "grad_output", grad_output);
+  const Extent from = extent(op, "input_size", input_size, rank, 0, 1), to = spatial_sizes(op, "grad_output", grad_output);
+  if (const auto none = no_elements(op, grad_output, from, channels_last)) return *none;
+  if (const auto zeros = no_gradient(grad_output, from, channels_last)) return *zeros;
+  const Boxes boxes = adaptive_boxes(from, to);
+  return box_sum(op, grad_output, transposed(boxes), pixels(boxes), true, channels_last);
+}
+
+}  // namespace
+}  // namespace torchconv
+
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("avg_pool", TORCH_BOX(&torchconv::avg_pool));
+  m.impl("avg_pool_input", TORCH_BOX(&torchconv::avg_pool_input));
+  m.impl("adaptive_avg_pool", TORCH_BOX(&torchconv::adaptive_avg_pool));
+  m.impl("adaptive_avg_pool_input", TORCH_BOX(&torchconv::adaptive_avg_pool_input));
+}
