@@ -328,4 +328,4 @@ def adaptive_max_pool_indices(input: Tensor, output_size: Ints) -> Tensor:
 
 
 if _extension.LOADED:
-    from torchconv import fake  # noqa: F401  # registers the fake kernels
+    from torchconv import fake, flops  # noqa: F401  # which register themselves

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from operator import index
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def ints(function: str, name: str, value: Any, rank: int, smallest: int) -> tupl
         values *= rank
     # isinstance(v, int) first: Dynamo, where v may be symbolic, knows no hasattr of it.
     if any(isinstance(v, (bool, float, str)) or not (isinstance(v, int) or hasattr(v, "__index__")) for v in values):
-        raise TypeError(f"{function}: {name} is {value!r}, expected an int or {rank} of them")
+        shown = type(value).__name__ if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{function}: {name} is {shown}, expected an int or {rank} of them")
     if len(values) != rank:
         raise RuntimeError(f"{function}: {name} is {value!r}, expected one int or {rank}")
     if any(v < smallest for v in values):
@@ -115,3 +117,49 @@ def in_float32(input: Tensor) -> Tensor:
     """For ops that autocast on the CPU runs in float32: a 16-bit input in that, where autocast is on."""
     lowered = input.device.type == "cpu" and ops.autocast_dtype(input) is not None
     return input.float() if lowered and input.dtype in (torch.bfloat16, torch.float16) else input
+
+
+def check_operands(function: str, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> int:
+    """Types, dtypes and devices of a convolution's operands; groups as an int."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{function}: weight is {type(weight).__name__}, expected a Tensor")
+    if weight.dim() != rank + 2:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected {rank + 2} dimensions")
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"{function}: bias is {type(bias).__name__}, expected a Tensor or None")
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+        raise TypeError(f"{function}: groups is {groups!r}, expected an int")
+    groups = index(groups)
+    if groups <= 0:
+        raise RuntimeError(f"{function}: groups is {groups}, expected 1 or more")
+    if 0 in weight.shape[2:]:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected a kernel of 1 pixel or more")
+    if weight.dtype != input.dtype or (bias is not None and bias.dtype != input.dtype):
+        kinds = f"input {input.dtype}, weight {weight.dtype}" + ("" if bias is None else f", bias {bias.dtype}")
+        raise RuntimeError(f"{function}: {kinds}: expected one dtype")
+    if weight.device != input.device or (bias is not None and bias.device != input.device):
+        raise RuntimeError(f"{function}: input is on {input.device} and weight on {weight.device}, expected one device")
+    return groups
+
+
+def padded(
+    function: str,
+    input: Tensor,
+    padding: str,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    value: float = 0.0,
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The meaning of a padding string: pixels to add on every side, after one-sided ones were added to the input."""
+    if padding == "valid":
+        return input, (0,) * len(kernel_size)
+    if padding != "same":
+        raise RuntimeError(f"{function}: padding is {padding!r}, expected 'valid', 'same' or a number")
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f"{function}: padding='same' needs stride 1, got stride {stride}")
+    total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+    odd = [amount % 2 for amount in total]  # an even kernel gets one more behind than in front
+    if any(odd):
+        input = torch.nn.functional.pad(input, [side for o in reversed(odd) for side in (0, o)], value=value)
+    return input, tuple(amount // 2 for amount in total)

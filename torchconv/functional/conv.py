@@ -1,6 +1,5 @@
 """Convolution and transposed convolution over one, two and three dimensions."""
 
-from operator import index
 from typing import Any
 
 import torch
@@ -8,7 +7,15 @@ from torch import Tensor
 
 from torchconv import autograd, ops, reference
 from torchconv.autograd import ConvGeometry, Window
-from torchconv.functional.arguments import IntOrInts, check_addressable, check_fits, ints, is_batched
+from torchconv.functional.arguments import (
+    IntOrInts,
+    check_addressable,
+    check_fits,
+    check_operands,
+    ints,
+    is_batched,
+    padded,
+)
 
 
 def conv1d(
@@ -218,29 +225,6 @@ def lowered(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     return lower(input), lower(weight), lower(bias)
 
 
-def _check_operands(function: str, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> int:
-    """Types, dtypes and devices of a convolution's operands; groups as an int."""
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{function}: weight is {type(weight).__name__}, expected a Tensor")
-    if weight.dim() != rank + 2:
-        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected {rank + 2} dimensions")
-    if bias is not None and not isinstance(bias, Tensor):
-        raise TypeError(f"{function}: bias is {type(bias).__name__}, expected a Tensor or None")
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
-        raise TypeError(f"{function}: groups is {groups!r}, expected an int")
-    groups = index(groups)
-    if groups <= 0:
-        raise RuntimeError(f"{function}: groups is {groups}, expected 1 or more")
-    if 0 in weight.shape[2:]:
-        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected a kernel of 1 pixel or more")
-    if weight.dtype != input.dtype or (bias is not None and bias.dtype != input.dtype):
-        kinds = f"input {input.dtype}, weight {weight.dtype}" + ("" if bias is None else f", bias {bias.dtype}")
-        raise RuntimeError(f"{function}: {kinds}: expected one dtype")
-    if weight.device != input.device or (bias is not None and bias.device != input.device):
-        raise RuntimeError(f"{function}: input is on {input.device} and weight on {weight.device}, expected one device")
-    return groups
-
-
 def _conv(
     function: str,
     rank: int,
@@ -254,7 +238,7 @@ def _conv(
 ) -> Tensor:
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
-    groups = _check_operands(function, rank, input, weight, bias, groups)
+    groups = check_operands(function, rank, input, weight, bias, groups)
     kernel_size = tuple(weight.shape[2:])
     if weight.shape[1] * groups != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
         raise RuntimeError(
@@ -267,7 +251,7 @@ def _conv(
     stride = ints(function, "stride", stride, rank, 1)
     dilation = ints(function, "dilation", dilation, rank, 1)
     if isinstance(padding, str):
-        input, padding = _padded(function, input, padding, kernel_size, stride, dilation)
+        input, padding = padded(function, input, padding, kernel_size, stride, dilation)
     else:
         padding = ints(function, "padding", padding, rank, 0)
     window = Window(kernel_size, stride, padding, dilation)
@@ -293,7 +277,7 @@ def _conv_transpose(
 ) -> Tensor:
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
-    groups = _check_operands(function, rank, input, weight, bias, groups)
+    groups = check_operands(function, rank, input, weight, bias, groups)
     out_channels = weight.shape[1] * groups
     if weight.shape[0] != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
         raise RuntimeError(
@@ -333,25 +317,3 @@ def _conv_transpose(
     if bias is not None:
         output = output + bias.reshape(-1, *[1] * rank)
     return output if batched else output.squeeze(0)
-
-
-def _padded(
-    function: str,
-    input: Tensor,
-    padding: str,
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The meaning of a padding string: zeros to add on every side, after one-sided ones were added to the input."""
-    if padding == "valid":
-        return input, (0,) * len(kernel_size)
-    if padding != "same":
-        raise RuntimeError(f"{function}: padding is {padding!r}, expected 'valid', 'same' or a number")
-    if any(s != 1 for s in stride):
-        raise RuntimeError(f"{function}: padding='same' needs stride 1, got stride {stride}")
-    total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
-    odd = [amount % 2 for amount in total]  # an even kernel gets one more behind than in front
-    if any(odd):
-        input = torch.nn.functional.pad(input, [side for o in reversed(odd) for side in (0, o)])
-    return input, tuple(amount // 2 for amount in total)

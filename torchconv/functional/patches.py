@@ -9,8 +9,15 @@ from torch.utils.checkpoint import checkpoint
 
 from torchconv import autograd, reference
 from torchconv.autograd import Window
-from torchconv.functional.arguments import IntOrInts, check_addressable, check_fits, ints, is_batched
-from torchconv.functional.conv import _check_operands
+from torchconv.functional.arguments import (
+    IntOrInts,
+    check_addressable,
+    check_fits,
+    check_operands,
+    ints,
+    is_batched,
+    padded,
+)
 
 Reduction = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,7 +72,7 @@ def conv_with(
     if rank not in (1, 2, 3):
         raise RuntimeError(f"conv_with: weight has shape {tuple(weight.shape)}, expected 3, 4 or 5 dimensions")
     batched = is_batched("conv_with", "input", input, rank)
-    groups = _check_operands("conv_with", rank, input, weight, bias, groups)
+    groups = check_operands("conv_with", rank, input, weight, bias, groups)
     channels, out_channels = input.shape[-rank - 1], weight.shape[0]
     if weight.shape[1] * groups != channels or out_channels % groups != 0:
         raise RuntimeError(
@@ -79,15 +86,19 @@ def conv_with(
     if block is not None:
         (block,) = ints("conv_with", "block", block, 1, 1)
 
+    kernel_size = tuple(weight.shape[2:])
+    stride = ints("conv_with", "stride", stride, rank, 1)
+    dilation = ints("conv_with", "dilation", dilation, rank, 1)
     batch = input if batched else input.unsqueeze(0)
-    window, extra = _window(tuple(weight.shape[2:]), stride, padding, dilation)
-    padded_size = [n + e for n, e in zip(batch.shape[2:], extra, strict=True)]
-    check_fits("conv_with", window, padded_size)
-    size = reference.output_size(padded_size, *window)
+    if isinstance(padding, str):
+        batch, padding = padded("conv_with", batch, padding, kernel_size, stride, dilation, padding_value)
+    window = Window(kernel_size, stride, ints("conv_with", "padding", padding, rank, 0), dilation)
+    check_fits("conv_with", window, batch.shape[2:])
+    size = reference.output_size(batch.shape[2:], *window)
     check_addressable("conv_with", input, [*input.shape[: -rank - 1], out_channels, *size], window)
-    if any(extra) or padding_value != 0:
-        sides = [side for p, e in zip(window.padding, extra, strict=True) for side in (p + e, p)]
-        batch = torch.nn.functional.pad(batch, sides[::-1], value=padding_value)
+    if padding_value != 0:
+        sides = [side for p in reversed(window.padding) for side in (p, p)]
+        batch = torch.nn.functional.pad(batch, sides, value=padding_value)
         window = window._replace(padding=(0,) * rank)
 
     rows = weight.shape[1] * prod(window.kernel_size)
@@ -122,25 +133,6 @@ def _recomputed(function: Reduction, patches: Tensor, weight: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # checkpoint would compute outside of them what was inside
         return _reduced(function, patches, weight)
     return checkpoint(_reduced, function, patches, weight, use_reentrant=False)
-
-
-def _window(
-    kernel_size: tuple[int, ...], stride: IntOrInts, padding: str | IntOrInts, dilation: IntOrInts
-) -> tuple[Window, tuple[int, ...]]:
-    """The window, and how many pixels more are padded behind the image: an even kernel's "same" is lopsided."""
-    rank = len(kernel_size)
-    stride = ints("conv_with", "stride", stride, rank, 1)
-    dilation = ints("conv_with", "dilation", dilation, rank, 1)
-    if not isinstance(padding, str):
-        return Window(kernel_size, stride, ints("conv_with", "padding", padding, rank, 0), dilation), (0,) * rank
-    if padding not in ("valid", "same"):
-        raise RuntimeError(f"conv_with: padding is {padding!r}, expected 'valid', 'same' or a number")
-    if padding == "valid":
-        return Window(kernel_size, stride, (0,) * rank, dilation), (0,) * rank
-    if any(s != 1 for s in stride):
-        raise RuntimeError(f"conv_with: padding='same' needs stride 1, got stride {stride}")
-    total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
-    return Window(kernel_size, stride, tuple(t // 2 for t in total), dilation), tuple(t % 2 for t in total)
 
 
 def _check_padding_value(value: float, dtype: torch.dtype) -> None:
