@@ -56,8 +56,8 @@ GAPS = """
 """
 
 
-def picture(rank: int, *batch: int) -> Tensor:
-    return torch.randn(*batch, 4, *[5] * rank, dtype=torch.float64)
+def picture(rank: int, size: int = 5) -> Tensor:
+    return torch.randn(2, 4, *[size] * rank, dtype=torch.float64)
 
 
 def operators(library: ModuleType) -> dict[str, tuple[Operator, list[Tensor]]]:
@@ -68,19 +68,19 @@ def operators(library: ModuleType) -> dict[str, tuple[Operator, list[Tensor]]]:
         table[name] = (partial(getattr(library, name), **arguments), tensors)
 
     for rank in (1, 2, 3):
-        x, kernel = picture(rank, 2), [3] * rank
+        x, kernel = picture(rank), [3] * rank
         add(f"conv{rank}d", [x, torch.randn(6, 2, *kernel).double(), torch.randn(6).double()], padding=1, groups=2)
         add(f"conv_transpose{rank}d", [x, torch.randn(4, 3, *kernel).double(), torch.randn(6).double()], groups=2)
         add(f"max_pool{rank}d", [x], kernel_size=3, stride=2, padding=1)
-        values, indices = getattr(F, f"max_pool{rank}d")(x, 2, return_indices=True)
+        values, indices = getattr(F, f"max_pool{rank}d")(picture(rank, 4), 2, return_indices=True)
         unpool = getattr(library, f"max_unpool{rank}d")
         table[f"max_unpool{rank}d"] = (partial(_unpool, unpool), [values, indices])
         add(f"avg_pool{rank}d", [x], kernel_size=3, stride=2, padding=1)
         add(f"adaptive_avg_pool{rank}d", [x], output_size=4)
         add(f"adaptive_max_pool{rank}d", [x], output_size=4)
         add(f"lp_pool{rank}d", [x.abs() + 1], norm_type=2.0, kernel_size=2)
-    add("local_response_norm", [picture(2, 2)], size=3)
-    add("unfold", [picture(2, 2)], kernel_size=3, padding=1)
+    add("local_response_norm", [picture(2)], size=3)
+    add("unfold", [picture(2)], kernel_size=3, padding=1)
     add("fold", [torch.randn(2, 4 * 9, 25).double()], output_size=5, kernel_size=3, padding=1)
     return table
 

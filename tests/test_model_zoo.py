@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Network:
-    """`size` and `seed` are those of the float32 image: see `float32_image`."""
+    """The image that it sees in float32, chosen as the test says, and the arguments that build it."""
 
     size: int
     seed: int = 0
@@ -30,7 +30,7 @@ NETWORKS = {
     "torchvision.densenet121": Network(48, 85),
     "torchvision.mobilenet_v3_small": Network(48, 28),
     "torchvision.googlenet": Network(48, 29, {"init_weights": True}),
-    "torchvision.squeezenet1_1": Network(48),
+    "torchvision.squeezenet1_1": Network(48, 11),
     "torchvision.fcn_resnet50": Network(32, 95, {"weights_backbone": None, "aux_loss": True}),
     # At the default scale of 1e-6 the blocks would hardly show in the output.
     "timm.convnext_tiny": Network(48, options={"ls_init_value": 1.0}),
@@ -101,7 +101,7 @@ def assert_converts_and_reverts(model: nn.Module, input: Tensor, tolerance: floa
     actual = run(model, input)
     assert actual.keys() == expected.keys()
     errors = {name: float((actual[name] - expected[name]).norm()) / scale(name, expected) for name in expected}
-    assert max(errors.values()) <= tolerance, {name: e for name, e in errors.items() if not e <= tolerance}
+    assert {name: error for name, error in errors.items() if not error <= tolerance} == {}
 
     revert(model)
     assert [type(layer) for layer in model.modules()] == classes
@@ -120,11 +120,12 @@ def test_a_network_in_training_keeps_outputs_and_gradients_in_float64(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_keeps_outputs_and_gradients_in_float32(torchvision_models: ModuleType, name: str) -> None:
-    # A comparison of two float32 computations says something only where torch.nn's own is good to 1e-4, which takes:
-    # - Batch norm by its running statistics. Those of a small batch amplify rounding at every layer.
-    # - An image that puts no input of a ReLU, and no two candidates of a max pooling, as near to each other as the
-    #   rounding there: where one of 1e5 such decisions differs, gradients differ by 1e-2. Of the seeds below 96 each
-    #   network has the one whose closest decision is the farthest away, 10 times the layer's rounding (rms) or more.
+    # In training on two images of 64x64 torch.nn's own float32 gradients of resnet50 are 2e-2 away from its float64
+    # ones: nothing can be compared with them to 1e-4. Both sides are good to 1e-5 under three conditions:
+    # - Batch norm takes its running statistics. Those of a small batch amplify rounding at every layer.
+    # - Weights are Kaiming's, at which the signal then keeps its size. At its own, mobilenet's gradients underflow.
+    # - No decision of a ReLU or a max pooling is as close as rounding: where one falls otherwise, gradients change by
+    #   1e-2. Each network's seed, of those below 96, has the widest margin: at least 13 times the rounding there (rms).
     model = build(name, torchvision_models)
     set_training(model, nn.BatchNorm2d, False)
     for layer in model.modules():

@@ -127,9 +127,9 @@ def check_operands(function: str, rank: int, input: Tensor, weight: Tensor, bias
         raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected {rank + 2} dimensions")
     if bias is not None and not isinstance(bias, Tensor):
         raise TypeError(f"{function}: bias is {type(bias).__name__}, expected a Tensor or None")
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+    if isinstance(groups, bool) or not (isinstance(groups, int) or hasattr(groups, "__index__")):
         raise TypeError(f"{function}: groups is {groups!r}, expected an int")
-    groups = index(groups)
+    groups = groups if isinstance(groups, int) else index(groups)
     if groups <= 0:
         raise RuntimeError(f"{function}: groups is {groups}, expected 1 or more")
     if 0 in weight.shape[2:]:
