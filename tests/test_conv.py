@@ -82,6 +82,39 @@ def test_equals_torch_for_any_strides(problem: str, which: str, name: str, dtype
     assert_same_convolution(conv2d, F.conv2d, CONV_PROBLEMS[problem], tensors, grad_layout)
 
 
+# Of few channels and many positions: more than one block of rows or columns, and every kind of edge between them.
+FEW_CHANNELS: dict[str, ConvProblem] = {
+    "several_blocks_of_columns": ConvProblem((1, 70, 6, 300), (3, 70, 3, 3), padding=1),
+    "several_blocks_of_rows": ConvProblem((2, 5, 60, 70), (9, 5, 3, 3), padding=1),
+    "blocks_of_a_strided_input": ConvProblem((1, 65, 7, 410), (2, 65, 3, 4), stride=(1, 2), padding=1),
+    "phases_without_taps": ConvProblem((2, 3, 40, 41), (4, 3, 2, 2), stride=3, dilation=2, padding=1),
+    "stride_and_dilation_with_common_divisor": ConvProblem((2, 3, 60, 70), (4, 3, 3, 4), (4, 6), (1, 3), (2, 4)),
+    "many_groups": ConvProblem((2, 80, 9, 20), (120, 2, 3, 3), padding=1, groups=40),
+    "as_many_taps_as_positions": ConvProblem((2, 3, 12, 12), (4, 3, 7, 7), padding=2),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every_second_column", "batch_and_channels_swapped"])
+@pytest.mark.parametrize("name", FEW_CHANNELS)
+def test_few_channels(name: str, layout: str, dtype: torch.dtype) -> None:
+    input, weight, bias = FEW_CHANNELS[name].tensors(dtype)
+    tensors = [LAYOUTS[layout](input), weight, bias]
+    assert_same_convolution(conv2d, F.conv2d, FEW_CHANNELS[name], tensors, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("column", [0, 1, 18, 19])
+def test_an_infinite_input_reaches_only_the_taps_that_meet_it(column: int) -> None:
+    input, weight, _ = ConvProblem((1, 2, 9, 20), (3, 2, 3, 3)).tensors(torch.float32)
+    input[0, 1, 4, column] = torch.inf
+    mine, theirs = [input, leaf(weight)], [input, leaf(weight)]
+    ours, expected = conv2d(*mine), F.conv2d(*theirs)
+    assert_close(ours, expected)
+    grad_output = filled(ours.shape, torch.float32, 3)
+    (grad,), (expected_grad,) = gradients(ours, mine[1:], grad_output), gradients(expected, theirs[1:], grad_output)
+    assert_close(grad, expected_grad)
+
+
 def test_strided_bias() -> None:
     input, weight, bias = CONV_PROBLEMS["3x3"].tensors()
     wide = bias.repeat_interleave(3)

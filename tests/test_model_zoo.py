@@ -101,7 +101,8 @@ def assert_converts_and_reverts(model: nn.Module, input: Tensor, tolerance: floa
     actual = run(model, input)
     assert actual.keys() == expected.keys()
     errors = {name: float((actual[name] - expected[name]).norm()) / scale(name, expected) for name in expected}
-    assert {name: error for name, error in errors.items() if not error <= tolerance} == {}
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}  # or not a number
+    assert not wrong, wrong
 
     revert(model)
     assert [type(layer) for layer in model.modules()] == classes

@@ -2,10 +2,13 @@
 // headers, and under its own target pragma: no inline function of another header is compiled for a processor that may not
 // be there. No include guard.
 #include "simd.h"
+#include "runs.h"
 #include "gemm.h"
 #include "conv_kernel.h"
 #include "winograd_kernel.h"
 #include "transpose_kernel.h"
+#include "planes.h"
+#include "plane_kernel.h"
 #include "pool_kernel.h"
 #include "box_kernel.h"
 #include "im2col_kernel.h"
@@ -15,7 +18,8 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, transpose<T>};
+  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>,
+          plane_weight_grad_serves<T>, transpose<T>};
 }
 
 template <class T>

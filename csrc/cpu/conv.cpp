@@ -1,8 +1,7 @@
 // The three bilinear maps of convolution. Kernels work on channels-last activations; others are transposed on the way.
 #include "kernels.h"
+#include "phases.h"
 #include "tensors.h"
-
-#include <numeric>
 
 namespace torchconv {
 namespace {
@@ -52,16 +51,6 @@ class ChannelsLastResult {
   std::optional<Scratch<T>> copy_;
 };
 
-// One convolution: (batch, groups * in, input) with (groups * out, in, kernel) gives (batch, groups * out, output).
-struct Problem {
-  int64_t rank, batch, groups, in, out;  // channels of one group
-  Window window;
-
-  Ints input_sizes() const { return tensor_sizes(batch, groups * in, window.input, rank); }
-  Ints weight_sizes() const { return tensor_sizes(groups * out, in, window.kernel, rank); }
-  Ints output_sizes() const { return tensor_sizes(batch, groups * out, window.output, rank); }
-};
-
 Problem problem(const char* op, int64_t rank, int64_t batch, int64_t in_channels, int64_t out_channels, int64_t groups,
                 const Extent& input, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation) {
   TORCHCONV_CHECK(groups > 0, op, ": groups is ", groups, ", expected 1 or more");
@@ -91,6 +80,12 @@ template <class T>
 WeightView<T> weight_view(const Problem& p, const Tensor& weight) {
   const auto steps = weight.strides();
   return {static_cast<const T*>(weight.data_ptr()), 0, steps[1], steps[0], p.out * steps[0], strides_of(weight)};
+}
+
+// A tensor's elements where they are.
+template <class T>
+Activations<T> activations(const Tensor& t) {
+  return {static_cast<T*>(t.data_ptr()), t.strides()[0], t.strides()[1], strides_of(t)};
 }
 
 // Winograd's F(4x4, 3x3) serves 3x3 windows that move and spread by one, on pictures.
@@ -141,64 +136,24 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
-    const ChannelsLast<T> from(input);
-    const ChannelsLastResult<T> to(output);
     const T* shift = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
-    if (use_winograd<T>(op, algorithm, p, p.batch * volume(w.output)))
+    GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), shift, nullptr};
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
+    if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
+      return kernel.plane_conv(gather, activations<const T>(input), activations<T>(output));
+    const ChannelsLast<T> from(input);
+    const ChannelsLastResult<T> to(output);
+    gather.input = from.data();
+    gather.output = to.data();
+    if (winograd)
       kernel.winograd_conv({p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2],
-                            from.data(), weight_view<T>(p, weight), shift, to.data()});
+                            gather.input, gather.weight, shift, gather.output});
     else
-      kernel.gather_conv({p.batch, p.groups, p.in, p.out, w, w.output, Extent{0, 0, 0}, Extent{1, 1, 1}, from.data(),
-                          weight_view<T>(p, weight), shift, to.data()});
+      kernel.gather_conv(gather);
     to.finish();
   });
   return output;
-}
-
-// The input gradient at i sums grad_output[o] * weight[k] over all o * stride - padding + k * dilation == i. For each residue
-// ("phase") of i modulo the stride, the taps that satisfy it are every (stride / g)-th, g = gcd(stride, dilation), and
-// consecutive ones meet outputs dilation / g apart: an ordinary convolution of stride 1 over grad_output, taps reversed.
-struct Phase {
-  int64_t count, taps, first_tap, tap_step, padding, dilation;
-};
-
-Phase phase_of(const Window& w, int i, int64_t residue) {
-  const int64_t s = w.stride[i], d = w.dilation[i], g = std::gcd(s, d), reach = residue + w.padding[i];
-  Phase phase{w.input[i] > residue ? (w.input[i] - residue - 1) / s + 1 : 0, 0, 0, -(s / g), 0, d / g};
-  if (reach % g != 0) return phase;
-  int64_t first = 0;
-  while (first < std::min(s / g, w.kernel[i]) && (reach - first * d) % s != 0) first++;
-  if (first == std::min(s / g, w.kernel[i])) return phase;
-  phase.taps = (w.kernel[i] - 1 - first) / (s / g) + 1;
-  phase.first_tap = first + (phase.taps - 1) * (s / g);
-  phase.padding = (phase.taps - 1) * phase.dilation - (reach - first * d) / s;
-  return phase;
-}
-
-template <class T>
-void conv_input_phases(const Problem& p, const T* grad_output, const WeightView<T>& weight, T* grad_input) {
-  const Window& w = p.window;
-  const auto residues = [&](int i) { return std::min(w.stride[i], std::max<int64_t>(w.input[i], 1)); };
-  for (int64_t r0 = 0; r0 < residues(0); r0++) {
-    for (int64_t r1 = 0; r1 < residues(1); r1++) {
-      for (int64_t r2 = 0; r2 < residues(2); r2++) {
-        const Phase phase[RANK] = {phase_of(w, 0, r0), phase_of(w, 1, r1), phase_of(w, 2, r2)};
-        GatherConv<T> g{p.batch, p.groups, p.out, p.in, {}, w.input, {r0, r1, r2}, w.stride, grad_output, weight, nullptr, grad_input};
-        for (int i = 0; i < RANK; i++) {
-          g.window.input[i] = w.output[i];
-          g.window.output[i] = phase[i].count;
-          g.window.kernel[i] = phase[i].taps;
-          g.window.stride[i] = 1;
-          g.window.padding[i] = phase[i].padding;
-          g.window.dilation[i] = phase[i].dilation;
-          g.weight.start += phase[i].first_tap * weight.step[i];
-          g.weight.step[i] = phase[i].tap_step * weight.step[i];
-        }
-        std::get<ConvKernels<T>>(kernels()).gather_conv(g);
-      }
-    }
-  }
 }
 
 Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
@@ -219,20 +174,34 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
   dispatch<float, double>(op, grad_output, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
-    const ChannelsLast<T> from(grad_output);
-    const ChannelsLastResult<T> to(grad_input);
+    const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightView<T> view = weight_view<T>(p, weight);
     std::swap(view.in_step, view.out_step);
-    if (use_winograd<T>(op, algorithm, p, p.batch * volume(w.input))) {
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input));
+    bool planes = !winograd;
+    if (planes)
+      for_each_phase(p, view, [&](const GatherConv<T>& g) { planes = planes && kernel.plane_conv_serves(g, is_channels_last(grad_output)); });
+    if (planes) {
+      const auto from = activations<const T>(grad_output);
+      const auto to = activations<T>(grad_input);
+      return for_each_phase(p, view, [&](const GatherConv<T>& g) { kernel.plane_conv(g, from, to); });
+    }
+    const ChannelsLast<T> from(grad_output);
+    const ChannelsLastResult<T> to(grad_input);
+    if (winograd) {
       // The same convolution with the taps turned around and the padding's complement.
       for (int i = 1; i < RANK; i++) {
         view.start += 2 * view.step[i];
         view.step[i] = -view.step[i];
       }
-      std::get<ConvKernels<T>>(kernels()).winograd_conv({p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2],
-                                                         2 - w.padding[1], 2 - w.padding[2], from.data(), view, nullptr, to.data()});
+      kernel.winograd_conv({p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2],
+                            2 - w.padding[1], 2 - w.padding[2], from.data(), view, nullptr, to.data()});
     } else {
-      conv_input_phases(p, from.data(), view, to.data());
+      for_each_phase(p, view, [&](GatherConv<T>& g) {
+        g.input = from.data();
+        g.output = to.data();
+        kernel.gather_conv(g);
+      });
     }
     to.finish();
   });
@@ -255,9 +224,15 @@ Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stri
   if (grad_weight.numel() == 0) return grad_weight;
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
+    const auto& kernel = std::get<ConvKernels<T>>(kernels());
+    WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
+                       weight_view<T>(p, grad_weight)};
+    if (kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
+      return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     const ChannelsLast<T> x(input), g(grad_output);
-    std::get<ConvKernels<T>>(kernels()).weight_grad({p.batch, p.groups, p.in, p.out, p.window, x.data(), g.data(),
-                                                     static_cast<T*>(grad_weight.data_ptr()), weight_view<T>(p, grad_weight)});
+    grad.input = x.data();
+    grad.grad_output = g.data();
+    kernel.weight_grad(grad);
   });
   return grad_weight;
 }

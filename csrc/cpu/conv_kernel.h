@@ -6,25 +6,6 @@ namespace TORCHCONV_ISA {
 constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
 constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T>
-inline __attribute__((always_inline)) void copy_run(const T* from, T* to, int64_t count) {
-  constexpr int64_t L = lanes<T>;
-  if (count < L) {
-    for (int64_t i = 0; i < count; i++) to[i] = from[i];
-    return;
-  }
-  int64_t i = 0;
-  for (; i + L <= count; i += L) store(to + i, load(from + i));
-  if (i < count) store(to + count - L, load(from + count - L));
-}
-
-template <class T>
-inline void zero_run(T* to, int64_t count) {
-  if (count > 0) std::memset(to, 0, count * sizeof(T));
-}
-
 // The window's corner in the input at each of a block's positions.
 struct Corner {
   int64_t batch, depth, height, width;
@@ -158,6 +139,11 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
   }
 }
 
+template <class T>
+bool is_depthwise(const GatherConv<T>& p) {
+  return p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>;
+}
+
 // One channel in, one out: no sum over channels to block for. Vectors run over the channels.
 template <class T>
 void depthwise_conv(const GatherConv<T>& p) {
@@ -195,7 +181,7 @@ template <class T>
 void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
   if (total == 0 || p.out_channels == 0) return;
-  if (p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>) return depthwise_conv(p);
+  if (is_depthwise(p)) return depthwise_conv(p);
   const PackedWeight<T> weight = pack_weight(p);
   // Small feature maps have few blocks of positions; their panels are shared out too. How the work is cut never changes
   // the order in which an output element is summed, so results do not depend on the number of threads.
@@ -214,6 +200,28 @@ void gather_conv(const GatherConv<T>& p) {
 // Positions that one partial sum of the weight gradient runs over, at least: enough to outweigh adding it up.
 constexpr int64_t SHORTEST_SUM = 8 * DEPTH;
 constexpr int64_t SUMS = 32;
+
+// The partial sums [sum][group][out][tap, in], added up in order: a tap and a channel are as far apart as the steps say.
+template <class T>
+void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_step, int64_t in_step) {
+  const Extent& kernel = p.window.kernel;
+  const auto& v = p.view;
+  const int64_t K = volume(kernel) * p.in_channels, size = p.groups * p.out_channels * K;
+  torch::stable::parallel_for(0, p.groups * p.out_channels, std::max<int64_t>(1, 16384 / K), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const T* from = partial + i * K;
+      T* to = p.grad_weight + v.start + i / p.out_channels * v.group_step + i % p.out_channels * v.out_step;
+      for (int64_t kd = 0; kd < kernel[0]; kd++)
+        for (int64_t kh = 0; kh < kernel[1]; kh++)
+          for (int64_t kw = 0; kw < kernel[2]; kw++, from += tap_step)
+            for (int64_t in = 0; in < p.in_channels; in++) {
+              T total = 0;
+              for (int64_t sum = 0; sum < sums; sum++) total += from[sum * size + in * in_step];
+              to[kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step] = total;
+            }
+    }
+  });
+}
 
 // The weight gradient is a product whose depth is the positions: grad_output^T [out][position] times the columns.
 // The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
@@ -255,19 +263,7 @@ void weight_grad(const WeightGrad<T>& p) {
       }
     }
   });
-  const auto& v = p.view;
-  torch::stable::parallel_for(0, p.groups * O, std::max<int64_t>(1, 16384 / K), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      for (int64_t k = 0; k < K; k++) {
-        T total_sum = 0;
-        for (int64_t sum = 0; sum < sums; sum++) total_sum += partial.get()[(sum * p.groups * O + i) * K + k];
-        const int64_t tap = k / p.in_channels, in = k % p.in_channels, kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1];
-        const int64_t kd = tap / w.kernel[2] / w.kernel[1];
-        p.grad_weight[v.start + kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step + i / O * v.group_step +
-                      i % O * v.out_step] = total_sum;
-      }
-    }
-  });
+  add_up(p, sums, partial.get(), p.in_channels, 1);
 }
 
 }  // namespace TORCHCONV_ISA

@@ -48,6 +48,14 @@ struct WeightGrad {
   WeightView<T> view;
 };
 
+// Activations wherever they lie: element (n, c, position) is data[n * batch_step + c * channel_step + position . step].
+template <class T>
+struct Activations {
+  T* data;
+  int64_t batch_step, channel_step;
+  Extent step;
+};
+
 // A 3x3, stride 1 convolution on two-dimensional pictures. Padding may be anything from -1 on.
 template <class T>
 struct WinogradConv {
@@ -136,6 +144,11 @@ struct ConvKernels {
   void (*gather_conv)(const GatherConv<T>&);
   void (*weight_grad)(const WeightGrad<T>&);
   void (*winograd_conv)(const WinogradConv<T>&);
+  // The same two maps for few channels, of activations as they are; and whether that is faster.
+  void (*plane_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
+  void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);
+  bool (*plane_conv_serves)(const GatherConv<T>&, bool channels_last);
+  bool (*plane_weight_grad_serves)(const WeightGrad<T>&, bool channels_last);
   Transpose<T> transpose;
 };
 

@@ -27,6 +27,38 @@ void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stri
   for (int i = 0; i < L; i++) store(to + i * to_stride, row[i]);
 }
 
+// to[column][row] = from[row][column], with these distances between the rows of each.
+template <class T>
+void transpose_matrix(int64_t rows, int64_t columns, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  constexpr int64_t L = lanes<T>;
+  for (int64_t r = 0; r < rows; r += L) {
+    for (int64_t c = 0; c < columns; c += L) {
+      if (r + L <= rows && c + L <= columns) {
+        transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+        continue;
+      }
+      for (int64_t y = r; y < std::min(r + L, rows); y++)
+        for (int64_t x = c; x < std::min(c + L, columns); x++) to[x * to_stride + y] = from[y * from_stride + x];
+    }
+  }
+}
+
+// to[row * to_row + column * to_column] = from[row * from_row + column * from_column]
+template <class T>
+void copy_matrix(int64_t rows, int64_t columns, const T* from, int64_t from_row, int64_t from_column, T* to, int64_t to_row,
+                 int64_t to_column) {
+  if (from_column == 1 && to_column == 1) {
+    for (int64_t r = 0; r < rows; r++) copy_run(from + r * from_row, to + r * to_row, columns);
+  } else if (from_row == 1 && to_column == 1) {
+    transpose_matrix(columns, rows, from, from_column, to, to_row);
+  } else if (to_row == 1 && from_column == 1) {
+    transpose_matrix(rows, columns, from, from_row, to, to_column);
+  } else {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < columns; c++) to[r * to_row + c * to_column] = from[r * from_row + c * from_column];
+  }
+}
+
 template <class T>
 void transpose(int64_t batch, int64_t rows, int64_t columns, const T* from, T* to) {
   constexpr int64_t L = lanes<T>, BLOCK = 4 * L;  // blocks of whole cache lines on both sides
@@ -35,19 +67,8 @@ void transpose(int64_t batch, int64_t rows, int64_t columns, const T* from, T* t
     for (int64_t i = begin; i < end; i++) {
       // Neighbours in i share the columns: their writes meet in the same lines of `to`.
       const int64_t r0 = i % down * BLOCK, c0 = i / down % across * BLOCK, matrix = i / down / across * rows * columns;
-      const int64_t r1 = std::min(r0 + BLOCK, rows), c1 = std::min(c0 + BLOCK, columns);
-      const T* in = from + matrix;
-      T* out = to + matrix;
-      for (int64_t r = r0; r < r1; r += L) {
-        for (int64_t c = c0; c < c1; c += L) {
-          if (r + L <= r1 && c + L <= c1) {
-            transpose_square(in + r * columns + c, columns, out + c * rows + r, rows);
-            continue;
-          }
-          for (int64_t y = r; y < std::min(r + L, r1); y++)
-            for (int64_t x = c; x < std::min(c + L, c1); x++) out[x * rows + y] = in[y * columns + x];
-        }
-      }
+      transpose_matrix(std::min(BLOCK, rows - r0), std::min(BLOCK, columns - c0), from + matrix + r0 * columns + c0, columns,
+                       to + matrix + c0 * rows + r0, rows);
     }
   });
 }
