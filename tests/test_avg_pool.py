@@ -17,9 +17,7 @@ from torchconv.functional import avg_pool2d
 
 PROBLEMS: dict[str, Pooling] = {
     "2": Pooling("avg_pool1d", (2, 3, 8), {"kernel_size": 2}),
-    "5_ceil": Pooling(
-        "avg_pool1d", (2, 3, 18), {"kernel_size": 5, "stride": 3, "padding": 2, "ceil_mode": True}
-    ),
+    "5_ceil": Pooling("avg_pool1d", (2, 3, 18), {"kernel_size": 5, "stride": 3, "padding": 2, "ceil_mode": True}),
     "5_inside_only": Pooling("avg_pool1d", (3, 17), {"kernel_size": 5, "padding": 2, "count_include_pad": False}),
     "2x2": Pooling("avg_pool2d", (2, 3, 8, 10), {"kernel_size": 2}),
     "2x2_with_a_rest": Pooling("avg_pool2d", (2, 3, 7, 9), {"kernel_size": 2}),

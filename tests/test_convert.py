@@ -103,8 +103,8 @@ def test_resnet18_reverts_to_the_same_classes_and_bits(torchvision_models: Modul
 
 @pytest.mark.parametrize("kind", list(_OURS), ids=lambda kind: kind.__name__)
 def test_every_layer_of_torchconv_is_swapped_and_back(kind: type[nn.Module]) -> None:
-    arguments = (2, 2, 3) if "Conv" in kind.__name__ else (2,)
-    layer = kind(*arguments)
+    arguments = {"Fold": (4, 2), "LPPool": (2.0, 3), "Conv": (2, 2, 3)}
+    layer = kind(*next((given for name, given in arguments.items() if name in kind.__name__), (2,)))
     before = dict(vars(layer))
     assert convert(layer) is layer
     assert type(layer) is getattr(torchconv.nn, kind.__name__)
@@ -131,7 +131,7 @@ def test_convert_keeps_objects_modes_and_keys() -> None:
     assert not model[0].weight.requires_grad
     assert model[3].note == "mine"
     assert unconvertible(model) == {}
-    assert [type(layer).__module__ for layer in model] == ["torchconv.nn", nn.ReLU.__module__] + ["torchconv.nn"] * 2
+    assert [type(layer) for layer in model] == [torchconv.Conv2d, nn.ReLU, torchconv.MaxPool2d, torchconv.Conv2d]
 
 
 def test_convert_keeps_hooks() -> None:
@@ -228,16 +228,34 @@ def test_what_is_left_is_named_with_the_reason() -> None:
     assert {name: type(layer) for name, layer in model.items()} == classes
 
 
-@pytest.mark.skipif(nn.LazyConv2d in _OURS, reason="torchconv has lazy layers")
-def test_a_lazy_layer_is_left_until_it_has_a_size() -> None:
+def test_a_lazy_layer_is_swapped_before_it_has_a_size_and_after() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.LazyConv2d(3, 3))
-    assert unconvertible(convert(model)) == {
-        "0": "LazyConv2d has no size yet: run the model on one batch, then convert"
-    }
-    expected = model(images())
-    assert type(convert(model)[0]) is torchconv.Conv2d
+    layer = model[0]
+    assert type(convert(model)[0]) is torchconv.LazyConv2d
     assert unconvertible(model) == {}
-    torch.testing.assert_close(model(images()), expected)
+    assert type(revert(model)[0]) is nn.LazyConv2d
+    output = convert(model)(images())
+    assert model[0] is layer
+    assert type(layer) is torchconv.Conv2d
+    assert layer.in_channels == 3
+    assert type(revert(model)[0]) is nn.Conv2d
+    torch.testing.assert_close(model(images()), output)
+
+
+@pytest.mark.parametrize("name", [f"Lazy{kind}{rank}d" for kind in ("Conv", "ConvTranspose") for rank in (1, 2, 3)])
+def test_lazy_layers_become_what_their_names_say_whoever_made_them(name: str) -> None:
+    sizes = [5, 6, 7][: int(name[-2])]
+    for library, change, becomes in (
+        (nn, convert, torchconv),
+        (nn, revert, nn),
+        (torchconv, convert, torchconv),
+        (torchconv, revert, nn),
+    ):
+        layer = change(getattr(library, name)(4, 3))
+        assert layer.has_uninitialized_params()
+        assert layer(torch.ones(2, 3, *sizes)).shape[:2] == (2, 4)
+        assert type(layer) is getattr(becomes, name.removeprefix("Lazy"))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -287,7 +305,38 @@ CALLS = {
     "F.unfold": lambda x: F.unfold(x, 3, padding=1, stride=2),
     "F.fold": lambda x: F.fold(x.reshape(2, 4, 72), (9, 10), 2),
     "nn.Unfold": lambda x: nn.Unfold(3)(x),
+    "nn.Fold": lambda x: nn.Fold((9, 10), 2)(x.reshape(2, 4, 72)),
+    "F.conv_transpose1d": lambda x: F.conv_transpose1d(x[0].transpose(0, 1), W.view(4, 6, 3)[:, :, ::2], stride=2),
+    "F.conv_transpose3d": lambda x: F.conv_transpose3d(x.unsqueeze(1), W.view(1, 4, 2, 3, 3), stride=2),
+    "F.avg_pool1d": lambda x: F.avg_pool1d(x[0], 3, padding=1, count_include_pad=False),
+    "torch.avg_pool1d": lambda x: torch.avg_pool1d(x[0], 3, 2),
+    "F.avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1, True, False, 5),
+    "F.avg_pool2d by name": lambda x: F.avg_pool2d(input=x, kernel_size=(2, 3), divisor_override=-2),
+    "F.avg_pool3d": lambda x: F.avg_pool3d(x, 2, stride=1),
+    "nn.AvgPool2d": lambda x: nn.AvgPool2d(2)(x),
+    "F.adaptive_avg_pool1d": lambda x: F.adaptive_avg_pool1d(x[0], 3),
+    "torch.adaptive_avg_pool1d": lambda x: torch.adaptive_avg_pool1d(x[0], (3,)),
+    "F.adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (3, None)),
+    "F.adaptive_avg_pool3d": lambda x: F.adaptive_avg_pool3d(x, (2, 3, 4)),
+    "F.adaptive_max_pool1d": lambda x: F.adaptive_max_pool1d(x[0], 3),
+    "F.adaptive_max_pool1d, indices": lambda x: F.adaptive_max_pool1d(x[0], 3, True),
+    "F.adaptive_max_pool1d_with_indices": lambda x: F.adaptive_max_pool1d_with_indices(x[0], 3),
+    "torch.adaptive_max_pool1d": lambda x: torch.adaptive_max_pool1d(x[0], 3),
+    "F.adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, (3, None), return_indices=True),
+    "F.adaptive_max_pool3d": lambda x: F.adaptive_max_pool3d(x, 2),
+    "nn.AdaptiveMaxPool3d": lambda x: nn.AdaptiveMaxPool3d(2, return_indices=True)(x),
+    "F.lp_pool1d": lambda x: F.lp_pool1d(x[0].abs() + 1, 3, 2),
+    "F.lp_pool2d": lambda x: F.lp_pool2d(x, 2.0, (2, 3), ceil_mode=True),
+    "F.lp_pool3d": lambda x: F.lp_pool3d(x, norm_type=float("inf"), kernel_size=2),
+    "F.max_unpool1d": lambda x: F.max_unpool1d(*F.max_pool1d(x[0], 2, return_indices=True), 2),
+    "F.max_unpool2d": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2, output_size=X.shape),
+    "F.max_unpool3d": lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2, output_size=X.shape[1:]),
+    "F.local_response_norm": lambda x: F.local_response_norm(x, 3, 0.5),
 }
+
+
+def test_enabled_is_tried_with_every_function() -> None:
+    assert {f"F.{name}" for name in torchconv.functional.__all__ if hasattr(F, name)} <= set(CALLS)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -12,8 +12,8 @@ from grid import BACKENDS, filled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchconv import Conv2d, MaxPool2d, ops
-from torchconv.functional import col2im, conv2d, im2col, max_pool2d
+from torchconv import Conv2d, MaxPool2d, functional, ops
+from torchconv.functional import conv2d, fold, max_pool2d, unfold
 
 X, W, B = filled((2, 4, 7, 7), torch.float32), filled((6, 4, 3, 3), torch.float32), filled((6,), torch.float32)
 COLUMNS = filled((2, 36, 25), torch.float32)
@@ -117,7 +117,7 @@ POOL: dict[str, Call] = {
     "ceil_mode_int": ((X, 2), {"ceil_mode": 1}, "ceil_mode is 1"),
     "input_enormous": ((ENORMOUS, 1), {}, "output would have shape"),
 }
-IM2COL: dict[str, Call] = {
+UNFOLD: dict[str, Call] = {
     "input_5d": ((X[None], 3), {}, r"input has shape \(1, 2, 4, 7, 7\)"),
     "no_channels": ((X[:, :0], 3), {}, r"input has shape \(2, 0, 7, 7\)"),
     "kernel_0": ((X, 0), {}, "kernel_size is 0"),
@@ -130,7 +130,7 @@ IM2COL: dict[str, Call] = {
     "output_enormous": ((X, 3), {"padding": 2**29}, "output would have shape"),
     "input_enormous": ((ENORMOUS, 3), {}, "output would have shape"),
 }
-COL2IM: dict[str, Call] = {
+FOLD: dict[str, Call] = {
     "input_4d": ((COLUMNS[None], 7, 3), {}, r"input has shape \(1, 2, 36, 25\)"),
     "rows": ((COLUMNS[:, :35], 7, 3), {}, r"input has shape \(2, 35, 25\)"),
     "no_rows": ((COLUMNS[:, :0], 7, 3), {}, r"input has shape \(2, 0, 25\)"),
@@ -143,11 +143,65 @@ COL2IM: dict[str, Call] = {
     "kernel_0": ((COLUMNS, 7, 0), {}, "kernel_size is 0"),
     "kernel_larger_than_image": ((COLUMNS, 2, 3), {}, "kernel spans 3"),
 }
+AVG: dict[str, Call] = {
+    "input_5d": ((X[None], 2), {}, r"input has shape \(1, 2, 4, 7, 7\)"),
+    "input_none": ((None, 2), {}, "input is NoneType"),
+    "no_channels": ((X[:, :0], 2), {}, r"input has shape \(2, 0, 7, 7\)"),
+    "int32": ((X.int(), 2), {}, "dtype torch.int32"),
+    "8_bit_float": ((X.to(torch.float8_e4m3fn), 2), {}, "dtype torch.float8_e4m3fn"),
+    "kernel_larger_than_input": ((X, 8), {}, "kernel spans 8 .* padded input's 7"),
+    "stride_0": ((X, 2, 0), {}, "stride is 0"),
+    "ceil_mode_int": ((X, 2), {"ceil_mode": 1}, "ceil_mode is 1"),
+    "count_include_pad_none": ((X, 2), {"count_include_pad": None}, "count_include_pad is None"),
+    "divisor_0": ((X, 2), {"divisor_override": 0}, "divisor_override is 0"),
+    "divisor_float": ((X, 2), {"divisor_override": 2.0}, "divisor_override is 2.0"),
+    "input_enormous": ((ENORMOUS, 1), {}, "output would have shape"),
+}
+AVG_3D: dict[str, Call] = {
+    "input_3d": ((X[0], 2), {}, r"input has shape \(4, 7, 7\)"),
+    "kernel_larger_than_the_unpadded_input": ((X, (5, 3, 3), 1, (1, 0, 0)), {}, r"kernel_size is \(5, 3, 3\)"),
+}
+ADAPTIVE: dict[str, Call] = {
+    "no_height": ((X[:, :, :0], 2), {}, r"input has shape \(2, 4, 0, 7\)"),
+    "integer": ((X.long(), 2), {}, "dtype torch.int64"),
+    "size_negative": ((X, -1), {}, "output_size is .*-1"),
+    "size_float": ((X, 2.0), {}, "output_size is .*2.0"),
+    "size_three": ((X, (2, 2, 2)), {}, r"output_size is \(2, 2, 2\)"),
+    "size_enormous": ((X, 2**40), {}, "output_size is .*1099511627776"),
+}
+INDICES = torch.zeros(2, 4, 7, 7, dtype=torch.int64)
+UNPOOL: dict[str, Call] = {
+    "input_2d": ((X[0, 0], INDICES[0, 0], 2), {}, r"input has shape \(7, 7\)"),
+    "indices_none": ((X, None, 2), {}, "indices is NoneType"),
+    "indices_int32": ((X, INDICES.int(), 2), {}, "indices has dtype torch.int32"),
+    "indices_shape": ((X, INDICES[:1], 2), {}, r"indices has shape \(1, 4, 7, 7\)"),
+    "size_too_small": ((X, INDICES, 2), {"output_size": (12, 14)}, r"output_size is \(12, 14\)"),
+    "size_too_large": ((X, INDICES, 2), {"output_size": (14, 16)}, r"output_size is \(14, 16\)"),
+    "size_three": ((X, INDICES, 2), {"output_size": (4, 14, 14)}, r"output_size is \(4, 14, 14\)"),
+}
+LP: dict[str, Call] = {
+    "input_5d": ((X[None], 2.0, 2), {}, r"input has shape \(1, 2, 4, 7, 7\)"),
+    "kernel_larger_than_input": ((X, 2.0, 8), {}, "kernel spans 8 .* padded input's 7"),
+    "kernel_larger_than_input_max": ((X, float("inf"), 8), {}, "kernel spans 8 .* padded input's 7"),
+    "stride_0": ((X, 2.0, 2, 0), {}, "stride is 0"),
+}
+NORM: dict[str, Call] = {
+    "input_2d": ((X[0, 0], 2), {}, r"input has shape \(7, 7\)"),
+    "size_0": ((X, 0), {}, "size is 0"),
+    "size_float": ((X, 2.0), {}, "size is 2.0"),
+}
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Call]]] = {
     "conv2d": (conv2d, F.conv2d, CONV),
     "max_pool2d": (max_pool2d, F.max_pool2d, POOL),
-    "im2col": (im2col, F.unfold, IM2COL),
-    "col2im": (col2im, F.fold, COL2IM),
+    "unfold": (unfold, F.unfold, UNFOLD),
+    "fold": (fold, F.fold, FOLD),
+    "avg_pool2d": (functional.avg_pool2d, F.avg_pool2d, AVG),
+    "avg_pool3d": (functional.avg_pool3d, F.avg_pool3d, AVG_3D),
+    "adaptive_avg_pool2d": (functional.adaptive_avg_pool2d, F.adaptive_avg_pool2d, ADAPTIVE),
+    "adaptive_max_pool2d": (functional.adaptive_max_pool2d, F.adaptive_max_pool2d, ADAPTIVE),
+    "max_unpool2d": (functional.max_unpool2d, F.max_unpool2d, UNPOOL),
+    "lp_pool2d": (functional.lp_pool2d, F.lp_pool2d, LP),
+    "local_response_norm": (functional.local_response_norm, F.local_response_norm, NORM),
 }
 CASES = [(function, name) for function, (_, _, calls) in FUNCTIONS.items() for name in calls]
 
@@ -156,6 +210,13 @@ CASES = [(function, name) for function, (_, _, calls) in FUNCTIONS.items() for n
 def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
     with ops.algorithm(request.param):
         yield request.param
+
+
+@pytest.mark.parametrize("name", [name for name in functional.__all__ if name[-2] in "123" or name.endswith("norm")])
+def test_what_is_no_tensor_is_a_type_error(name: str) -> None:
+    for value in (None, [1.0], np.zeros((2, 4, 7, 7))):  # torch's is sometimes an AttributeError
+        with pytest.raises(TypeError, match=f"^{name}: input is {type(value).__name__}, expected a Tensor$"):
+            getattr(functional, name)(value, *[2] * (1 if name.startswith("adaptive") else 2))
 
 
 # Torch pads such pictures for real and then fails to allocate, or overflows on the way; don't let it try.

@@ -17,7 +17,21 @@ from torchconv.functional import conv2d, max_pool2d
 pytestmark = compiled_only
 
 SCRIPT = Path(__file__).with_name("hostile_calls.py")
-OPS = ("conv", "conv_input", "conv_weight", "im2col", "col2im", "max_pool", "max_pool_gather", "max_pool_scatter")
+OPS = (
+    "conv",
+    "conv_input",
+    "conv_weight",
+    "im2col",
+    "col2im",
+    "max_pool",
+    "max_pool_gather",
+    "max_pool_scatter",
+    "avg_pool",
+    "avg_pool_input",
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_input",
+    "adaptive_max_pool_indices",
+)
 
 
 def run(names: str, seed: int, count: int, **variables: str) -> dict[str, int]:

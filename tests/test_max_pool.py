@@ -128,6 +128,13 @@ def test_results_keep_the_memory_format(layout: str) -> None:
         assert grad.stride() == input.stride()
 
 
+def test_global_maximum_of_channels_last_has_a_channels_last_gradient() -> None:
+    input = leaf(LAYOUTS["channels_last"](filled((2, 3, 4, 5))))
+    # The output's one pixel has no format, and an expanded gradient no strides.
+    (grad,) = torch.autograd.grad(max_pool2d(input, (4, 5)).sum(), input)
+    assert grad.stride() == input.stride()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["3x3_stride_2_padded_ceil", "dilated", "2x2"])
 def test_any_strides_of_input_and_gradient(name: str, layout: str) -> None:

@@ -24,6 +24,8 @@ CONV = ([2, 1], [1, 2], [1, 2], 2)  # stride, padding, dilation, groups
 CONV_1D, CONV_3D = ([2], [1], [1], 1), ([2, 1, 1], [1, 0, 2], [1, 2, 1], 1)
 PLAIN = ([1, 1], [1, 1], [1, 1], 1)
 WINDOW = ([3, 2], [2, 1], [1, 1], [1, 2])  # kernel, stride, padding, dilation
+AVG = ([3, 2], [2, 1], [1, 0], True, False, None)  # kernel, stride, padding, ceil_mode, count_include_pad, divisor
+AVG_3D = ([2, 2, 1], [2, 1, 3], [1, 0, 0], False, True, -3)
 
 
 def positions(shape: tuple[int, ...], taps: int = 6) -> Tensor:
@@ -67,6 +69,28 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "max_pool_scatter",
         (filled((2, 4, 3, 7)), last(positions((2, 4, 3, 7))), [6, 7], *WINDOW, True),
     ),
+    "avg_pool": ("avg_pool", (filled((2, 4, 6, 7)), *AVG, False)),
+    "avg_pool_channels_last": ("avg_pool", (last(filled((2, 4, 6, 7), torch.bfloat16)), *AVG, True)),
+    "avg_pool_1d": ("avg_pool", (filled((2, 4, 9)), [3], [2], [1], True, True, None, False)),
+    "avg_pool_3d": ("avg_pool", (filled((2, 4, 4, 5, 6)), *AVG_3D, False)),
+    "avg_pool_3d_channels_last": ("avg_pool", (filled((2, 4, 4, 5, 6)), *AVG_3D, True)),
+    "avg_pool_no_batch_at_all": ("avg_pool", (filled((0, 4, 6, 7)), *AVG, False)),
+    "avg_pool_input": ("avg_pool_input", (filled((2, 4, 4, 6)), [6, 7], *AVG, False)),
+    "avg_pool_input_channels_last": ("avg_pool_input", (filled((2, 4, 4, 6), torch.float16), [6, 7], *AVG, True)),
+    "avg_pool_input_3d": ("avg_pool_input", (filled((2, 4, 3, 4, 2)), [4, 5, 6], *AVG_3D, True)),
+    "adaptive_avg_pool": ("adaptive_avg_pool", (filled((2, 4, 6, 7)), [4, 3], False)),
+    "adaptive_avg_pool_channels_last": ("adaptive_avg_pool", (last(filled((2, 4, 6, 7))), [9, 3], True)),
+    "adaptive_avg_pool_1d": ("adaptive_avg_pool", (filled((2, 4, 9)), [4], False)),
+    "adaptive_avg_pool_of_no_pixels": ("adaptive_avg_pool", (filled((2, 4, 6, 7)), [0, 3], True)),
+    "adaptive_avg_pool_input": ("adaptive_avg_pool_input", (filled((2, 4, 4, 3)), [6, 7], False)),
+    "adaptive_avg_pool_input_channels_last": ("adaptive_avg_pool_input", (filled((2, 4, 4, 3)), [6, 7], True)),
+    "adaptive_avg_pool_input_of_no_pixels": ("adaptive_avg_pool_input", (filled((2, 4, 0, 3)), [6, 7], False)),
+    "adaptive_max_pool_indices": ("adaptive_max_pool_indices", (filled((2, 4, 6, 7)), [4, 3], False)),
+    "adaptive_max_pool_indices_channels_last": (
+        "adaptive_max_pool_indices",
+        (last(filled((2, 4, 6, 7), torch.bfloat16)), [4, 9], True),
+    ),
+    "adaptive_max_pool_indices_3d": ("adaptive_max_pool_indices", (filled((2, 4, 4, 5, 6)), [2, 3, 1], True)),
 }
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import torchconv
 from tests.grid import filled
-from tests.test_training import assert_same_bits, every_layer, gradients, images, network, single
+from tests.networks import assert_same_bits, every_layer, gradients, images, network, single
 from torchconv import functional
 
 
@@ -102,27 +102,24 @@ def backward(loss: Tensor, leaves: list[Tensor]) -> list[Tensor] | None:
     try:
         loss.backward()
     except RuntimeError as error:
-        assert "one of the variables needed for gradient computation has been modified by an inplace" in str(error)
+        if "modified by an inplace operation" not in str(error):
+            raise
         return None
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
 @every_layer
-@pytest.mark.parametrize("frozen", [None, "input", "weight"])
-def test_after_a_change_in_place_gradients_are_right_or_refused_as_torch_refuses_them(
-    name: str, frozen: str | None
-) -> None:
-    weighted = "Conv" in name
-    if frozen and not weighted:
-        return
-    right = after_change(torchconv, name, None, frozen)
-    assert right
-    for changed in ("input", "output", "weight", "bias")[: 4 if weighted else 2]:
-        ours = after_change(torchconv, name, changed, frozen)
-        if ours is None:
-            assert after_change(nn, name, changed, frozen) is None
-        else:
-            assert_same_bits(ours, right)
+def test_after_a_change_in_place_gradients_are_right_or_refused_as_torch_refuses_them(name: str) -> None:
+    weights = "Conv" in name
+    for frozen in (None, "input", "weight") if weights else (None,):
+        right = after_change(torchconv, name, None, frozen)
+        assert right
+        for changed in ("input", "output", "weight", "bias") if weights else ("input", "output"):
+            ours = after_change(torchconv, name, changed, frozen)
+            if ours is None:
+                assert after_change(nn, name, changed, frozen) is None
+            else:
+                assert_same_bits(ours, right)
 
 
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])

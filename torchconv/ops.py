@@ -123,8 +123,12 @@ def _full_precision(function: Callable[..., Tensor], input: Tensor, *args: Any) 
         return function(input, *args)
 
 
-def _half(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.bfloat16, torch.float16)
+# What convolutions of 16-bit numbers are computed in, to be rounded once.
+_WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.complex32: torch.complex64}
+
+
+def _wide(first: Tensor, second: Tensor) -> torch.dtype | None:
+    return _WIDE.get(first.dtype) if second.dtype == first.dtype else None
 
 
 def im2col(input: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Tensor:
@@ -154,9 +158,9 @@ def conv(
     algorithm: str,
 ) -> Tensor:
     """See `torchconv.reference.conv`. 16-bit types are computed in float32 and rounded once."""
-    if _half(input) and weight.dtype == input.dtype:
-        wide_bias = None if bias is None else bias.float()
-        wide = conv(input.float(), weight.float(), wide_bias, stride, padding, dilation, groups, algorithm)
+    if dtype := _wide(input, weight):
+        wide_bias = None if bias is None else bias.to(dtype)
+        wide = conv(input.to(dtype), weight.to(dtype), wide_bias, stride, padding, dilation, groups, algorithm)
         return wide.to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     if _compiled(input, algorithm, _CONV_DTYPES):
@@ -179,9 +183,9 @@ def conv_input(
     algorithm: str,
 ) -> Tensor:
     """See `torchconv.reference.conv_input`. 16-bit types are computed in float32 and rounded once."""
-    if _half(grad_output) and weight.dtype == grad_output.dtype:
+    if dtype := _wide(grad_output, weight):
         args = (input_size, stride, padding, dilation, groups, algorithm)
-        return conv_input(grad_output.float(), weight.float(), *args).to(grad_output.dtype)
+        return conv_input(grad_output.to(dtype), weight.to(dtype), *args).to(grad_output.dtype)
     channels_last = is_channels_last(grad_output) or is_channels_last(weight)
     if _compiled(grad_output, algorithm, _CONV_DTYPES):
         return torch.ops.torchconv.conv_input(
@@ -204,9 +208,9 @@ def conv_weight(
     algorithm: str,
 ) -> Tensor:
     """See `torchconv.reference.conv_weight`. 16-bit types are computed in float32 and rounded once."""
-    if _half(input) and grad_output.dtype == input.dtype:
+    if dtype := _wide(input, grad_output):
         args = (kernel_size, stride, padding, dilation, groups, algorithm)
-        return conv_weight(input.float(), grad_output.float(), *args).to(input.dtype)
+        return conv_weight(input.to(dtype), grad_output.to(dtype), *args).to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(grad_output)
     if _compiled(input, algorithm, _CONV_DTYPES):
         return torch.ops.torchconv.conv_weight(

@@ -26,6 +26,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: IntOrInts) -> Tensor:
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -46,6 +47,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: OutputSize) -> Tensor:
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -66,6 +68,7 @@ def adaptive_avg_pool3d(input: Tensor, output_size: OutputSize) -> Tensor:
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -88,6 +91,7 @@ def adaptive_max_pool1d(input: Tensor, output_size: IntOrInts, return_indices: b
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -110,6 +114,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: OutputSize, return_indices: 
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -132,6 +137,7 @@ def adaptive_max_pool3d(input: Tensor, output_size: OutputSize, return_indices: 
 
     Raises:
         RuntimeError: sizes that don't go together.
+        ValueError: more output sizes than the input has dimensions for.
         NotImplementedError: a dtype that is not floating-point.
         TypeError: an argument of another type.
     """
@@ -154,12 +160,16 @@ def _adaptive_max_pool(function: str, rank: int, input: Tensor, output_size: Out
 
 def _checked(function: str, rank: int, input: Tensor, output_size: OutputSize) -> tuple[Tensor, torch.Size, bool]:
     """The input with a batch, the output's spatial size, and whether there was a batch."""
+    sizes = output_size
+    if rank > 1 and isinstance(output_size, (tuple, list)):  # None keeps the input's size
+        if isinstance(input, Tensor) and input.dim() <= len(output_size):  # torch's kind of error, for a tuple
+            raise ValueError(
+                f"{function}: input has shape {tuple(input.shape)}, expected more than {len(output_size)} dimensions"
+            )
+        if len(output_size) == rank:
+            kept = input.shape[-rank:]
+            sizes = tuple(n if size is None else size for size, n in zip(output_size, kept, strict=True))
     batched = is_batched(function, "input", input, rank)
-    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,)
-    if len(sizes) == 1:
-        sizes = (*sizes,) * rank
-    if rank > 1 and len(sizes) == rank:  # None keeps the input's size; one-dimensional pooling knows no None
-        sizes = tuple(n if size is None else size for size, n in zip(sizes, input.shape[-rank:], strict=True))
     size = torch.Size(ints(function, "output_size", sizes, rank, 0))
     check_pixels(function, input, rank)
     if not input.is_floating_point() or input.element_size() == 1:

@@ -34,7 +34,7 @@ def avg_pool1d(
         TypeError: an argument of another type.
     """
     counting = ceil_mode, count_include_pad, None
-    return _avg_pool("avg_pool1d", 1, input, kernel_size, stride, padding, *counting)
+    return avg_pool_nd("avg_pool1d", 1, input, kernel_size, stride, padding, *counting)
 
 
 def avg_pool2d(
@@ -64,7 +64,7 @@ def avg_pool2d(
         TypeError: an argument of another type.
     """
     counting = ceil_mode, count_include_pad, divisor_override
-    return _avg_pool("avg_pool2d", 2, input, kernel_size, stride, padding, *counting)
+    return avg_pool_nd("avg_pool2d", 2, input, kernel_size, stride, padding, *counting)
 
 
 def avg_pool3d(
@@ -94,10 +94,10 @@ def avg_pool3d(
         TypeError: an argument of another type.
     """
     counting = ceil_mode, count_include_pad, divisor_override
-    return _avg_pool("avg_pool3d", 3, input, kernel_size, stride, padding, *counting)
+    return avg_pool_nd("avg_pool3d", 3, input, kernel_size, stride, padding, *counting)
 
 
-def _avg_pool(
+def avg_pool_nd(
     function: str,
     rank: int,
     input: Tensor,
@@ -108,6 +108,7 @@ def _avg_pool(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
+    """Average pooling over `rank` dimensions, for the function of this name."""
     batched = is_batched(function, "input", input, rank)
     window = pool_window(function, rank, kernel_size, stride, padding, 1)
     if not isinstance(count_include_pad, bool):

@@ -240,6 +240,10 @@ def _conv(
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
     kernel_size = tuple(weight.shape[2:])
+    if weight.shape[0] == 0:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected one output channel or more")
+    if 0 in input.shape[-rank:] and 0 not in input.shape[:-rank]:
+        raise RuntimeError(f"{function}: input has shape {tuple(input.shape)}, expected no empty spatial dimension")
     if weight.shape[1] * groups != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
         raise RuntimeError(
             f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
@@ -279,6 +283,10 @@ def _conv_transpose(
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
     out_channels = weight.shape[1] * groups
+    if 0 in weight.shape[:2]:
+        raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected one channel or more")
+    if 0 in input.shape[-rank:]:
+        raise RuntimeError(f"{function}: input has shape {tuple(input.shape)}, expected no empty spatial dimension")
     if weight.shape[0] != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
         raise RuntimeError(
             f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "

@@ -1,9 +1,11 @@
 """Local response normalisation across channels."""
 
+import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from torchconv.functional.avg_pool import avg_pool2d, avg_pool3d
+from torchconv import autograd
+from torchconv.autograd import Window
+from torchconv.functional.arguments import in_float32, ints
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -23,6 +25,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
     Raises:
         RuntimeError: a size that is not positive.
+        NotImplementedError: a dtype that is neither floating-point nor int64.
         TypeError: an argument of another type.
         ValueError: fewer than 3 dimensions.
     """
@@ -30,13 +33,21 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise TypeError(f"local_response_norm: input is {type(input).__name__}, expected a Tensor")
     if input.dim() < 3:
         raise ValueError(f"local_response_norm: input has shape {tuple(input.shape)}, expected 3 dimensions or more")
+    (size,) = ints("local_response_norm", "size", size, 1, 1)
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        if not isinstance(value, (int, float, Tensor)):
+            raise TypeError(f"local_response_norm: {name} is {type(value).__name__}, expected a number")
     if input.numel() == 0:
         return input
-    # A pooling over channels: they are the height of a picture, or the depth of a volume, of a single channel.
-    around = size // 2, (size - 1) // 2
-    squares = input.square().unsqueeze(1)
-    if input.dim() == 3:
-        mean = avg_pool2d(pad(squares, (0, 0, *around)), (size, 1), stride=1)
-    else:
-        mean = avg_pool3d(pad(squares.flatten(4), (0, 0, 0, 0, *around)), (size, 1, 1), stride=1)
-    return input / mean.reshape(input.shape).mul(alpha).add(k).pow(beta)
+    if not input.is_floating_point() and input.dtype != torch.int64:
+        raise NotImplementedError(
+            f"local_response_norm: input has dtype {input.dtype}, expected a floating-point one or int64"
+        )
+    # A pooling over the rows of a picture: they are the channels, and the columns are the pixels.
+    squares = input.square().flatten(2).unsqueeze(1)
+    if input.dim() > 3:
+        squares = in_float32(squares)  # as torch, which takes a three-dimensional pooling for it
+    window = Window((size, 1), (1, 1), (size // 2, 0), (1, 1))
+    mean = autograd.avg_pool(squares, window, False, True, None)
+    mean = mean.narrow(2, 0, input.shape[1]).reshape(input.shape)  # an even size gives a row too many
+    return input / mean.mul(alpha).add(k).pow(beta)

@@ -5,11 +5,8 @@ from math import inf, prod
 from torch import Tensor
 
 from torchconv.functional.arguments import IntOrInts, ints
-from torchconv.functional.avg_pool import avg_pool1d, avg_pool2d, avg_pool3d
-from torchconv.functional.max_pool import max_pool1d, max_pool2d, max_pool3d
-
-_AVG_POOLS = {1: avg_pool1d, 2: avg_pool2d, 3: avg_pool3d}
-_MAX_POOLS = {1: max_pool1d, 2: max_pool2d, 3: max_pool3d}
+from torchconv.functional.avg_pool import avg_pool_nd
+from torchconv.functional.max_pool import max_pool_nd
 
 
 def lp_pool1d(
@@ -34,7 +31,7 @@ def lp_pool1d(
         (N, C, L'), in the input's memory format.
 
     Raises:
-        RuntimeError: sizes that don't go together.
+        RuntimeError: sizes that don't go together, or a norm_type of 0.
         NotImplementedError: a dtype that has no such powers.
         TypeError: an argument of another type.
     """
@@ -63,7 +60,7 @@ def lp_pool2d(
         (N, C, H', W'), in the input's memory format.
 
     Raises:
-        RuntimeError: sizes that don't go together.
+        RuntimeError: sizes that don't go together, or a norm_type of 0.
         NotImplementedError: a dtype that has no such powers.
         TypeError: an argument of another type.
     """
@@ -92,7 +89,7 @@ def lp_pool3d(
         (N, C, D', H', W'), in the input's memory format.
 
     Raises:
-        RuntimeError: sizes that don't go together.
+        RuntimeError: sizes that don't go together, or a norm_type of 0.
         NotImplementedError: a dtype that has no such powers.
         TypeError: an argument of another type.
     """
@@ -110,11 +107,15 @@ def _lp_pool(
 ) -> Tensor:
     if not isinstance(input, Tensor):
         raise TypeError(f"{function}: input is {type(input).__name__}, expected a Tensor")
+    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
+        raise TypeError(f"{function}: norm_type is {type(norm_type).__name__}, expected a number")
+    if norm_type == 0:
+        raise RuntimeError(f"{function}: norm_type is 0, expected another number")
     if norm_type == inf:
-        return _MAX_POOLS[rank](input.abs(), kernel_size, stride, 0, 1, ceil_mode)
+        return max_pool_nd(function, rank, input.abs(), kernel_size, stride, 0, 1, ceil_mode, False)
     if norm_type == -inf:
-        return -_MAX_POOLS[rank](-input.abs(), kernel_size, stride, 0, 1, ceil_mode)
+        return -max_pool_nd(function, rank, -input.abs(), kernel_size, stride, 0, 1, ceil_mode, False)
     taps = prod(ints(function, "kernel_size", kernel_size, rank, 1))
-    mean = _AVG_POOLS[rank](input.pow(norm_type), kernel_size, stride, 0, ceil_mode)
+    mean = avg_pool_nd(function, rank, input.pow(norm_type), kernel_size, stride, 0, ceil_mode, True, None)
     # relu changes nothing but the gradient: where the sum is 0 it is 0, and not the root's infinite one.
     return (mean.sign() * mean.abs().relu()).mul(taps).pow(1.0 / norm_type)

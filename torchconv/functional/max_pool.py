@@ -38,7 +38,7 @@ def max_pool1d(
         NotImplementedError: a dtype without an order.
         TypeError: an argument of another type.
     """
-    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return max_pool_nd("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool2d(
@@ -69,7 +69,7 @@ def max_pool2d(
         NotImplementedError: a dtype without an order.
         TypeError: an argument of another type.
     """
-    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return max_pool_nd("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool3d(
@@ -100,10 +100,10 @@ def max_pool3d(
         NotImplementedError: a dtype without an order.
         TypeError: an argument of another type.
     """
-    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return max_pool_nd("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def _max_pool(
+def max_pool_nd(
     function: str,
     rank: int,
     input: Tensor,
@@ -114,6 +114,7 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
+    """Max pooling over `rank` dimensions, for the function of this name."""
     batched = is_batched(function, "input", input, rank)
     window = pool_window(function, rank, kernel_size, stride, padding, dilation)
     if input.is_complex() or input.dtype == torch.bool or (input.is_floating_point() and input.element_size() == 1):
@@ -124,7 +125,7 @@ def _max_pool(
     if rank == 3:
         input = in_float32(input)
     batch = input if batched else input.unsqueeze(0)
-    save_positions = return_indices or torch.is_grad_enabled() or forward_ad._current_level >= 0
+    save_positions = bool(return_indices) or torch.is_grad_enabled() or forward_ad._current_level >= 0
     output, positions = autograd.max_pool(batch, window, ceil_mode, save_positions)
     if not return_indices:
         return output if batched else output.squeeze(0)

@@ -128,7 +128,10 @@ def _max_unpool(
     pixels, places = pixels.flatten(dim, dim + rank - 1), places.flatten(dim, dim + rank - 1)
     shape = list(pixels.shape)
     shape[dim] = prod(size)
-    output = pixels.new_zeros(shape).scatter(dim, places, pixels).unflatten(dim, size)
+    try:
+        output = pixels.new_zeros(shape).scatter(dim, places, pixels).unflatten(dim, size)
+    except RuntimeError as error:
+        raise RuntimeError(f"{function}: indices has one outside of the output's {tuple(size)} pixels") from error
     if last:
         output = output.movedim(-1, 1)
     return output if batched else output.squeeze(0)
@@ -140,6 +143,8 @@ def _chosen_size(
     """The output's spatial size: the default, or one that is less than a stride away from it."""
     size = list(least)
     if output_size is not None:
+        if not isinstance(output_size, (tuple, list)) or not all(isinstance(n, int) for n in output_size):
+            raise TypeError(f"{function}: output_size is {output_size!r}, expected {rank} ints or a whole shape")
         size = list(output_size)
         if len(size) == rank + 2:
             size = size[2:]
