@@ -11,7 +11,7 @@ from grid import ConvProblem, assert_same_convolution, compiled_only, filled, gr
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from torchconv import ops
+from torchconv import ops, reference
 from torchconv.functional import col2im, conv2d, im2col, max_pool2d
 
 pytestmark = compiled_only
@@ -105,6 +105,28 @@ def test_pooling_and_columns(isa: str, format: torch.memory_format, channels: in
         assert torch.equal(columns, F.unfold(input, 3, padding=1))
         back = F.fold(columns.double(), (6, width), 3, padding=1)
         assert_close(col2im(columns, (6, width), 3, padding=1), back.to(dtype))
+
+
+# Vectors run along the width, or channels-last along the channels.
+BOXES = [(3, width, False) for width in (2, 5, 15, 16, 17, 33)] + [(c, 5, True) for c in (1, 3, 15, 16, 17, 63, 64, 65)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
+    window = ([3, 2], [2, 1], [1, 1], True, False, None)
+    for channels, width, channels_last in BOXES:
+        input = filled((2, channels, 6, width), dtype)
+        for op, args in (
+            ("avg_pool", window),
+            ("avg_pool_input", ([11, width - 1], *window)),
+            ("adaptive_avg_pool", ([4, 7],)),
+            ("adaptive_avg_pool_input", ([9, 21],)),
+        ):
+            output = getattr(torch.ops.torchconv, op)(input, *args, channels_last)
+            assert_close(output, getattr(reference, op)(input.double(), *args).to(dtype))
+        ties = input.round()
+        indices = torch.ops.torchconv.adaptive_max_pool_indices(ties, [4, 7], channels_last)
+        assert torch.equal(indices, reference.adaptive_max_pool_indices(ties, [4, 7]))
 
 
 def test_unknown_name_is_an_error_and_changes_nothing() -> None:

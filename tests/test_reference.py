@@ -135,3 +135,57 @@ def test_max_pooling_and_its_maps(name: str, ceil_mode: bool, kind: str) -> None
     assert torch.equal(reference.max_pool_indices(places, *geometry), indices)
     assert torch.equal(reference.max_pool_gather(other, places, *geometry[1:]), gathered)
     assert_close(reference.max_pool_scatter(grad_output, places, *geometry), scattered)
+
+
+@pytest.mark.parametrize("divisor", [None, -3])
+@pytest.mark.parametrize("count_include_pad", [False, True])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_average_pooling_and_its_adjoint(
+    name: str, ceil_mode: bool, count_include_pad: bool, divisor: int | None
+) -> None:
+    size, kernel, stride, padding, _ = GEOMETRIES[name]
+    positions = windows((size, kernel, stride, padding, (1,) * len(size)), ceil_mode)
+    input = filled((2, 3, *size))
+    output = input.new_zeros(2, 3, *output_shape(positions))
+    grad_output, grad_input = filled(output.shape, seed=3), torch.zeros_like(input)
+    for n, c, (position, pixels) in product(range(2), range(3), positions.items()):
+        inside = [pixel for pixel in pixels if pixel is not None]
+        zipped = list(zip(position, stride, size, padding, strict=True))
+        in_padding = [  # the taps that lie in the padded image
+            tap
+            for tap in product(*map(range, kernel))
+            if all(o * s + t < x + 2 * p for t, (o, s, x, p) in zip(tap, zipped, strict=True))
+        ]
+        by = divisor or (len(in_padding) if count_include_pad else len(inside))
+        output[(n, c, *position)] = sum(float(input[(n, c, *pixel)]) for pixel in inside) / by
+        for pixel in inside:
+            grad_input[(n, c, *pixel)] += grad_output[(n, c, *position)] / by
+    counting = ceil_mode, count_include_pad, divisor
+    assert_close(reference.avg_pool(input, kernel, stride, padding, *counting), output)
+    assert_close(reference.avg_pool_input(grad_output, size, kernel, stride, padding, *counting), grad_input)
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "nan_and_infinities"])
+@pytest.mark.parametrize(
+    ("size", "parts"), [((7,), (3,)), ((3,), (7,)), ((4, 5), (3, 7)), ((5, 4), (1, 2)), ((3, 4, 3), (2, 3, 5))], ids=str
+)
+def test_adaptive_pooling(size: Position, parts: Position, kind: str) -> None:
+    input, average = values_for_pooling(kind, (2, 3, *size)), torch.zeros(2, 3, *parts).double()
+    winners = torch.zeros(average.shape).long()
+    grad_output, grad_input = filled(average.shape, seed=3), torch.zeros_like(input)
+    for n, c, position in product(range(2), range(3), product(*map(range, parts))):
+        zipped = zip(position, size, parts, strict=True)
+        box = list(product(*(range(o * x // part, -(-(o + 1) * x // part)) for o, x, part in zipped)))
+        values = [float(input[(n, c, *pixel)]) for pixel in box]
+        average[(n, c, *position)] = sum(values) / len(box)
+        nans = [i for i, value in enumerate(values) if isnan(value)]
+        flat = 0
+        for x, length in zip(box[nans[-1] if nans else values.index(max(values))], size, strict=True):
+            flat = flat * length + x
+        winners[(n, c, *position)] = flat
+        for pixel in box:
+            grad_input[(n, c, *pixel)] += grad_output[(n, c, *position)] / len(box)
+    assert_close(reference.adaptive_avg_pool(input, parts), average, equal_nan=True)
+    assert_close(reference.adaptive_avg_pool_input(grad_output, size), grad_input)
+    assert torch.equal(reference.adaptive_max_pool_indices(input, parts), winners)

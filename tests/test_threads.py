@@ -8,7 +8,15 @@ from grid import BACKENDS, ConvProblem, compiled_only, filled, gradients, leaf
 from torch import Tensor
 
 from torchconv import ops
-from torchconv.functional import col2im, conv2d, im2col, max_pool2d
+from torchconv.functional import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    col2im,
+    conv2d,
+    im2col,
+    max_pool2d,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,5 +96,21 @@ def test_pooling_and_columns(format: torch.memory_format, dtype: torch.dtype, al
             (gathered,) = torch.autograd.grad(scattered, grad_output, input.detach())
             columns = im2col(input.detach(), 3, padding=1)
             return [output, scattered, gathered, columns, col2im(columns, (41, 43), 3, padding=1)]
+
+    assert_independent_of_threads(compute)
+
+
+@pytest.mark.parametrize("algorithm", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_poolings_over_boxes(format: torch.memory_format, dtype: torch.dtype, algorithm: str) -> None:
+    input = leaf(filled((2, 37, 41, 43), dtype).contiguous(memory_format=format))
+
+    def compute() -> list[Tensor]:
+        with ops.algorithm(algorithm):
+            outputs = [avg_pool2d(input, 3, 2, 1, True, False), adaptive_avg_pool2d(input, (9, 50))]
+            grads = [gradients(output, [input], filled(output.shape, dtype, 3))[0] for output in outputs]
+            # Not its gradient: where boxes overlap torch.gather's backward adds.
+            return [*outputs, *grads, *adaptive_max_pool2d(input, (9, 50), True)]
 
     assert_independent_of_threads(compute)

@@ -1,6 +1,7 @@
 """Linear maps of pictures that come in pairs: im2col and col2im, average poolings and their adjoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,16 @@ from torch.autograd import Function
 from torchconv import ops
 from torchconv.autograd.transforms import Window, differentiable, into_batch, out_of_batch
 
-Geometry = tuple[Any, ...]
+
+@dataclass(frozen=True)
+class Geometry:
+    """What an op takes besides tensors and sizes; see `transforms.Window` for why it is no tuple."""
+
+    arguments: tuple[Any, ...]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.arguments)
+
 
 # What is applied to (input, *geometry), and its adjoint, which is applied to (output, input_size, *geometry).
 _PAIRS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -24,7 +34,7 @@ class LinearMap(Function):
     """The first op of a pair."""
 
     @staticmethod
-    def forward(input: Tensor, name: str, geometry: Geometry) -> Tensor:
+    def forward(input: Tensor, name: str, geometry: Geometry | Window) -> Tensor:
         return _PAIRS[name][0](input, *geometry)
 
     @staticmethod
@@ -42,7 +52,7 @@ class LinearMap(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], input: Tensor, name: str, geometry: Geometry
+        info: Any, in_dims: tuple[int | None, ...], input: Tensor, name: str, geometry: Geometry | Window
     ) -> tuple[Tensor, int]:
         flat = linear_map(into_batch(input, in_dims[0], info.batch_size), name, geometry)
         return out_of_batch(flat, info.batch_size), 0
@@ -52,7 +62,7 @@ class LinearAdjoint(Function):
     """The second."""
 
     @staticmethod
-    def forward(output: Tensor, input_size: torch.Size, name: str, geometry: Geometry) -> Tensor:
+    def forward(output: Tensor, input_size: torch.Size, name: str, geometry: Geometry | Window) -> Tensor:
         return _PAIRS[name][1](output, input_size, *geometry)
 
     @staticmethod
@@ -74,7 +84,7 @@ class LinearAdjoint(Function):
         output: Tensor,
         input_size: torch.Size,
         name: str,
-        geometry: Geometry,
+        geometry: Geometry | Window,
     ) -> tuple[Tensor, int]:
         flat = linear_adjoint(into_batch(output, in_dims[0], info.batch_size), input_size, name, geometry)
         return out_of_batch(flat, info.batch_size), 0
@@ -98,10 +108,13 @@ def avg_pool(
     input: Tensor, window: Window, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None
 ) -> Tensor:
     """See `torchconv.reference.avg_pool`."""
-    counting = ceil_mode, count_include_pad, divisor_override
-    return linear_map(input, "avg_pool", (*window[:3], *counting, ops.is_channels_last(input)))
+    moving, counting = (
+        (window.kernel_size, window.stride, window.padding),
+        (ceil_mode, count_include_pad, divisor_override),
+    )
+    return linear_map(input, "avg_pool", Geometry((*moving, *counting, ops.is_channels_last(input))))
 
 
 def adaptive_avg_pool(input: Tensor, output_size: torch.Size) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool`."""
-    return linear_map(input, "adaptive_avg_pool", (output_size, ops.is_channels_last(input)))
+    return linear_map(input, "adaptive_avg_pool", Geometry((output_size, ops.is_channels_last(input))))

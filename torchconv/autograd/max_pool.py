@@ -15,7 +15,8 @@ class MaxPool(Function):
 
     @staticmethod
     def forward(input: Tensor, window: Window, ceil_mode: bool, save_positions: bool) -> tuple[Tensor, Tensor]:
-        return ops.max_pool(input, *window, ceil_mode, save_positions)
+        kernel_size, stride, padding, dilation = window
+        return ops.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, save_positions)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

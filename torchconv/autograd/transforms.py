@@ -1,20 +1,26 @@
 """What all Functions share: the geometry of a window, and how they meet torch.compile and torch.vmap."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 
-class Window(NamedTuple):
+# Geometries are dataclasses, not tuples: functorch walks through every tuple, at every level of its transforms.
+@dataclass(frozen=True)
+class Window:
     """How im2col's or a pooling's window moves: one int per spatial dimension."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return iter((self.kernel_size, self.stride, self.padding, self.dilation))
 
 
 def differentiable(function: type[Function]) -> Callable[..., Any]:

@@ -161,12 +161,12 @@ def _adaptive_max_pool(function: str, rank: int, input: Tensor, output_size: Out
 def _checked(function: str, rank: int, input: Tensor, output_size: OutputSize) -> tuple[Tensor, torch.Size, bool]:
     """The input with a batch, the output's spatial size, and whether there was a batch."""
     sizes = output_size
-    if rank > 1 and isinstance(output_size, (tuple, list)):  # None keeps the input's size
-        if isinstance(input, Tensor) and input.dim() <= len(output_size):  # torch's kind of error, for a tuple
+    if isinstance(input, Tensor) and rank > 1 and isinstance(output_size, (tuple, list)):
+        if input.dim() <= len(output_size):  # torch's kind of error, for a tuple
             raise ValueError(
                 f"{function}: input has shape {tuple(input.shape)}, expected more than {len(output_size)} dimensions"
             )
-        if len(output_size) == rank:
+        if len(output_size) == rank:  # None keeps the input's size
             kept = input.shape[-rank:]
             sizes = tuple(n if size is None else size for size, n in zip(output_size, kept, strict=True))
     batched = is_batched(function, "input", input, rank)

@@ -108,7 +108,8 @@ def pooled_size(function: str, input: Tensor, window: Window, ceil_mode: bool) -
     rank = len(window.kernel_size)
     check_pixels(function, input, rank)
     check_fits(function, window, input.shape[-rank:], ceil_mode)
-    size = reference.output_size(input.shape[-rank:], *window, ceil_mode)
+    kernel_size, stride, padding, dilation = window
+    size = reference.output_size(input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode)
     check_addressable(function, input, [*input.shape[:-rank], *size], window)
     return size
 

@@ -33,9 +33,11 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise TypeError(f"local_response_norm: input is {type(input).__name__}, expected a Tensor")
     if input.dim() < 3:
         raise ValueError(f"local_response_norm: input has shape {tuple(input.shape)}, expected 3 dimensions or more")
+    if isinstance(size, (tuple, list)):
+        raise TypeError(f"local_response_norm: size is {size!r}, expected an int")
     (size,) = ints("local_response_norm", "size", size, 1, 1)
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        if not isinstance(value, (int, float, Tensor)):
+        if not isinstance(value, (int, float, complex, Tensor)):
             raise TypeError(f"local_response_norm: {name} is {type(value).__name__}, expected a number")
     if input.numel() == 0:
         return input

@@ -107,7 +107,7 @@ def _lp_pool(
 ) -> Tensor:
     if not isinstance(input, Tensor):
         raise TypeError(f"{function}: input is {type(input).__name__}, expected a Tensor")
-    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
+    if not isinstance(norm_type, (int, float)):
         raise TypeError(f"{function}: norm_type is {type(norm_type).__name__}, expected a number")
     if norm_type == 0:
         raise RuntimeError(f"{function}: norm_type is 0, expected another number")

@@ -31,7 +31,7 @@ def col2im(
     for view, values in zip(tap_views(padded, size, kernel_size, stride, dilation), by_tap, strict=True):
         view += values
     # A copy of its own: forward mode asserts on a view in the place of a result.
-    inside = padded[region(slice(p, p + n) for p, n in zip(padding, output_size_, strict=True))]
+    inside = region(padded, (slice(p, p + n) for p, n in zip(padding, output_size_, strict=True)))
     return inside.clone(memory_format=torch.contiguous_format)
 
 

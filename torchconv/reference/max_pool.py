@@ -91,7 +91,7 @@ def max_pool_scatter(
     padded = grad_output.new_zeros([*grad_output.shape[:2], *(p + b for p, b in zip(padding, behind, strict=True))])
     for tap, view in enumerate(tap_views(padded, size, kernel_size, stride, dilation)):
         view += grad_output * (positions == tap)
-    inside = padded[region(slice(p, p + n) for p, n in zip(padding, input_size, strict=True))]
+    inside = region(padded, (slice(p, p + n) for p, n in zip(padding, input_size, strict=True)))
     return inside.clone(memory_format=torch.contiguous_format)
 
 

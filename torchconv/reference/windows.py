@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from types import EllipsisType
 
+import torch
 from torch import Tensor
 
 Ints = Sequence[int]
@@ -27,9 +27,12 @@ def output_size(
     return sizes
 
 
-def region(spatial: Iterable[slice]) -> tuple[slice | EllipsisType, ...]:
-    """The index of a box in the spatial dimensions."""
-    return (..., *spatial)
+def region(image: Tensor, spatial: Iterable[slice]) -> Tensor:
+    """A view of a box in the spatial dimensions."""
+    for dim, where in enumerate(spatial, 2):
+        # Not image[...]: an index of everything is an op of its own (alias), which batched gradients don't know.
+        image = torch.ops.aten.slice(image, dim, where.start, where.stop, where.step or 1)
+    return image
 
 
 def pad(input: Tensor, padding: Ints, value: float = 0.0, extra: Ints | None = None) -> Tensor:
@@ -41,7 +44,7 @@ def pad(input: Tensor, padding: Ints, value: float = 0.0, extra: Ints | None = N
     padded = input.new_full(
         [*input.shape[:2], *(p + n + b for p, n, b in zip(padding, spatial, behind, strict=True))], value
     )
-    padded[region(slice(p, p + n) for p, n in zip(padding, spatial, strict=True))] = input
+    region(padded, (slice(p, p + n) for p, n in zip(padding, spatial, strict=True))).copy_(input)
     return padded
 
 
@@ -50,4 +53,4 @@ def tap_views(padded: Tensor, size: Ints, kernel_size: Ints, stride: Ints, dilat
     for tap in product(*map(range, kernel_size)):
         starts = [k * d for k, d in zip(tap, dilation, strict=True)]
         stops = [start + s * (n - 1) + 1 for start, s, n in zip(starts, stride, size, strict=True)]
-        yield padded[region(slice(*where) for where in zip(starts, stops, stride, strict=True))]
+        yield region(padded, (slice(*where) for where in zip(starts, stops, stride, strict=True)))
