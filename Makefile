@@ -10,7 +10,7 @@ CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc
 PICTURES := examples/pictures
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure bench lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive bench lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -21,6 +21,9 @@ demo: $(VENV)/.runtime ## paint demo.png: a photo in the manner of a painting
 
 test: $(VENV)/.dev ## the test suite, on the compiled ops
 	$(VENV)/bin/python -m pytest
+
+test-exhaustive: $(VENV)/.dev ## all of PyTorch's own samples, and thousands of random geometries
+	$(VENV)/bin/python -m pytest -m exhaustive
 
 # pytest alone, not `python -m pytest`, which would import the source tree and the compiled ops in it.
 test-pure: $(PURE)/.dev ## the test suite, on pure Python
