@@ -77,8 +77,10 @@ def test_maxima_and_their_indices_equal_torch_bit_for_bit(name: str, kind: str) 
             input = problem.in_format(values(kind, problem.input, dtype), format)
             output, indices = problem.ours(input, return_indices=True)
             expected, places = problem.theirs(input, return_indices=True)
+            # A zero keeps its sign; there are many NaN, and torch's is sometimes another than the input's.
+            theirs = torch.where(expected.isnan(), 7, expected).contiguous().view(bits)
             for result in (output, problem.ours(input)):
-                assert torch.equal(result.contiguous().view(bits), expected.contiguous().view(bits))
+                assert torch.equal(torch.where(result.isnan(), 7, result).contiguous().view(bits), theirs)
             assert torch.equal(indices, places)
             problem.assert_in_format(indices, format)
 

@@ -50,7 +50,7 @@ CONV: dict[str, Call] = {
     "groups_none": ((X, W), {"groups": None}, "groups is None"),
     "kernel_larger_than_input": ((X[:, :, :2], W), {}, "kernel spans 3 .* padded input's 2"),
     "dilated_kernel_larger_than_input": ((X, W), {"dilation": 4}, "kernel spans 9 .* padded input's 7"),
-    "input_empty": ((X[:, :, :0], W), {}, "kernel spans 3 .* padded input's 0"),
+    "input_empty": ((X[:, :, :0], W), {}, r"input has shape \(2, 4, 0, 7\)"),
     "padding_string": ((X, W), {"padding": "Same"}, "padding is 'Same'"),
     "padding_empty_string": ((X, W), {"padding": ""}, "padding is ''"),
     "padding_same_with_stride": ((X, W), {"padding": "same", "stride": 2}, r"padding='same' .* stride \(2, 2\)"),

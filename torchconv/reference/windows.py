@@ -35,7 +35,7 @@ def region(image: Tensor, spatial: Iterable[slice]) -> Tensor:
     return image
 
 
-def pad(input: Tensor, padding: Ints, value: float = 0.0, extra: Ints | None = None) -> Tensor:
+def pad(input: Tensor, padding: Ints, value: float = 0, extra: Ints | None = None) -> Tensor:
     """Surround an image with `padding` pixels of `value` on every side, and `extra` more behind its end."""
     spatial = input.shape[2:]
     behind = [p + e for p, e in zip(padding, extra or [0] * len(padding), strict=True)]
