@@ -56,7 +56,7 @@ def test_equals_torch_in_every_format(kind: str, name: str, dtype: torch.dtype, 
     # and gradients of pixels in many boxes, in max pooling, where torch.gather's backward adds.
     adds = rounds_every_sum(dtype, algorithm) if kind == "avg" else dtype.itemsize == 2
     loose = {"rtol": 0.0, "atol": 16 * torch.finfo(dtype).eps} if adds else {}
-    for format in FORMATS:
+    for format in FORMATS if dtype == torch.float64 else FORMATS[:2]:
         assert_same_pooling(problem, filled(problem.input, dtype), format, **loose)
 
 

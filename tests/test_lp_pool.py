@@ -43,23 +43,22 @@ def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("norm_type", NORMS)
 @pytest.mark.parametrize("name", WINDOWS)
-def test_equals_torch_in_every_format(name: str, norm_type: float, dtype: torch.dtype) -> None:
+def test_equals_torch_in_every_format(name: str, norm_type: float) -> None:
     problem = pooling(name, norm_type)
     for format in FORMATS:
-        assert_same_pooling(problem, filled(problem.input, dtype).abs() + 0.1, format)
+        assert_same_pooling(problem, filled(problem.input).abs() + 0.1, format)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("norm_type", NORMS)
 @pytest.mark.parametrize("name", ["1d_no_batch_ceil", "uneven", "3d"])
-def test_16_bit_types_are_rounded_at_each_step(name: str, norm_type: float, dtype: torch.dtype) -> None:
-    problem = pooling(name, norm_type)
+def test_other_dtypes(name: str, norm_type: float, dtype: torch.dtype) -> None:
+    problem, eps = pooling(name, norm_type), torch.finfo(dtype).eps
     # Power, mean (in the reference: each of up to 8 sums), product and root round once each, and so do the gradient's.
-    close = {"rtol": 12 * torch.finfo(dtype).eps, "atol": 4 * torch.finfo(dtype).eps}
-    for format in FORMATS:
+    close = {"rtol": 12 * eps, "atol": 4 * eps} if dtype.itemsize == 2 else {}
+    for format in FORMATS[:2]:
         assert_same_pooling(problem, filled(problem.input, dtype).abs() + 0.1, format, **close)
 
 

@@ -243,7 +243,7 @@ def test_ops_in_one_and_three_dimensions(name: str, ceil_mode: bool, channels_la
     assert_same_bits(output, expected.detach())
     assert torch.equal(reference.max_pool_indices(positions, shape[2:], *window), indices)
     grad_output = filled(output.shape, seed=3).contiguous(memory_format=format)
-    scattered = ops.max_pool_scatter(grad_output, positions, shape[2:], *window)
+    scattered = ops.max_pool_scatter(grad_output, positions, shape[2:], *window, channels_last)
     assert_close(scattered, gradients(expected, [input], grad_output)[0])
     gathered = ops.max_pool_gather(input.detach(), positions, *window)
     assert_same_bits(gathered, expected.detach())
@@ -264,7 +264,7 @@ def test_positions_that_no_pooling_gave_pick_and_add_what_the_reference_does(tap
     garbage = LAYOUTS[layout](garbage)
     assert_close(ops.max_pool_gather(input, garbage, *window), reference.max_pool_gather(input, garbage, *window))
     grad = LAYOUTS[layout](filled(positions.shape, seed=6))
-    ours = ops.max_pool_scatter(grad, garbage, [20, 22], *window)
+    ours = ops.max_pool_scatter(grad, garbage, [20, 22], *window, False)
     assert_close(ours, reference.max_pool_scatter(grad, garbage, [20, 22], *window))
 
 

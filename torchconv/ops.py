@@ -263,9 +263,9 @@ def max_pool_scatter(
     stride: Ints,
     padding: Ints,
     dilation: Ints,
+    channels_last: bool,
 ) -> Tensor:
     """See `torchconv.reference.max_pool_scatter`."""
-    channels_last = is_channels_last(positions)
     if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
         return torch.ops.torchconv.max_pool_scatter(
             grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last

@@ -45,11 +45,9 @@ Window avg_window(const char* op, int64_t rank, const Extent& input, const Ints&
   return w;
 }
 
-Tensor box_sum(const char* op, Tensor input, const Boxes& boxes, const Divisor& divisor, bool divide_inputs, bool channels_last) {
+Tensor box_sum(const char* op, Tensor input, Tensor output, const Boxes& boxes, const Divisor& divisor, bool divide_inputs, bool channels_last) {
   const int64_t batch = input.size(0), channels = input.size(1);
-  const Ints sizes = tensor_sizes(batch, channels, boxes.output, input.dim() - 2);
   input = in_format(input, channels_last);
-  Tensor output = empty(input, sizes, channels_last);
   dispatch<float, double, BFloat16, Half>(op, input, [&](auto zero) {
     using T = decltype(zero);
     std::get<BoxKernels<T>>(kernels()).sum({batch, channels, boxes, divisor, divide_inputs, channels_last,
@@ -58,19 +56,12 @@ Tensor box_sum(const char* op, Tensor input, const Boxes& boxes, const Divisor& 
   return output;
 }
 
-// The result where it has no elements; else it must be one that can be addressed.
-std::optional<Tensor> no_elements(const char* op, const Tensor& like, const Extent& spatial, bool channels_last) {
+// The result, unwritten. It comes before the boxes: a size that can't be had fails here.
+Tensor result(const char* op, const Tensor& like, const Extent& spatial, bool channels_last) {
   const Ints sizes = tensor_sizes(like.size(0), like.size(1), spatial, like.dim() - 2);
   expect_format(op, sizes, channels_last);
-  if (checked_volume(op, sizes) > 0) return std::nullopt;
+  checked_volume(op, sizes);
   return empty(like, sizes, channels_last);
-}
-
-// In an average of no outputs at all every input has the gradient 0.
-std::optional<Tensor> no_gradient(const Tensor& grad_output, const Extent& input, bool channels_last) {
-  if (grad_output.numel() > 0) return std::nullopt;
-  Tensor zeros = empty(grad_output, tensor_sizes(grad_output.size(0), grad_output.size(1), input, grad_output.dim() - 2), channels_last);
-  return torch::stable::fill_(zeros, 0.0);
 }
 
 Tensor avg_pool(Tensor input, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode, bool count_include_pad,
@@ -80,9 +71,10 @@ Tensor avg_pool(Tensor input, Ints kernel_size, Ints stride, Ints padding, bool 
   const int64_t rank = spatial_rank(op, "input", input);
   const Counting counting{ceil_mode, count_include_pad, divisor_override};
   const Window w = avg_window(op, rank, spatial_sizes(op, "input", input), kernel_size, stride, padding, counting);
-  if (const auto none = no_elements(op, input, w.output, channels_last)) return *none;
+  const Tensor output = result(op, input, w.output, channels_last);
+  if (output.numel() == 0) return output;
   const Boxes boxes = window_boxes(w);
-  return box_sum(op, input, boxes, divisor_of(w, boxes, counting), false, channels_last);
+  return box_sum(op, input, output, boxes, divisor_of(w, boxes, counting), false, channels_last);
 }
 
 Tensor avg_pool_input(Tensor grad_output, Ints input_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
@@ -93,9 +85,10 @@ Tensor avg_pool_input(Tensor grad_output, Ints input_size, Ints kernel_size, Int
   const Counting counting{ceil_mode, count_include_pad, divisor_override};
   const Window w = avg_window(op, rank, extent(op, "input_size", input_size, rank, 0, 1), kernel_size, stride, padding, counting);
   expect_sizes(op, "grad_output", grad_output, tensor_sizes(grad_output.size(0), grad_output.size(1), w.output, rank));
-  if (const auto none = no_elements(op, grad_output, w.input, channels_last)) return *none;
+  const Tensor grad_input = result(op, grad_output, w.input, channels_last);
+  if (grad_input.numel() == 0) return grad_input;
   const Boxes boxes = window_boxes(w);
-  return box_sum(op, grad_output, transposed(boxes), divisor_of(w, boxes, counting), true, channels_last);
+  return box_sum(op, grad_output, grad_input, transposed(boxes), divisor_of(w, boxes, counting), true, channels_last);
 }
 
 Tensor adaptive_avg_pool(Tensor input, Ints output_size, bool channels_last) {
@@ -104,9 +97,10 @@ Tensor adaptive_avg_pool(Tensor input, Ints output_size, bool channels_last) {
   const int64_t rank = spatial_rank(op, "input", input);
   const Extent from = spatial_sizes(op, "input", input), to = extent(op, "output_size", output_size, rank, 0, 1);
   TORCHCONV_CHECK(volume(from) > 0, op, ": the input has a spatial dimension of size 0");
-  if (const auto none = no_elements(op, input, to, channels_last)) return *none;
+  const Tensor output = result(op, input, to, channels_last);
+  if (output.numel() == 0) return output;
   const Boxes boxes = adaptive_boxes(from, to);
-  return box_sum(op, input, boxes, pixels(boxes), false, channels_last);
+  return box_sum(op, input, output, boxes, pixels(boxes), false, channels_last);
 }
 
 Tensor adaptive_avg_pool_input(Tensor grad_output, Ints input_size, bool channels_last) {
@@ -114,10 +108,11 @@ Tensor adaptive_avg_pool_input(Tensor grad_output, Ints input_size, bool channel
   expect_cpu(op, "grad_output", grad_output);
   const int64_t rank = spatial_rank(op, "grad_output", grad_output);
   const Extent from = extent(op, "input_size", input_size, rank, 0, 1), to = spatial_sizes(op, "grad_output", grad_output);
-  if (const auto none = no_elements(op, grad_output, from, channels_last)) return *none;
-  if (const auto zeros = no_gradient(grad_output, from, channels_last)) return *zeros;
+  Tensor grad_input = result(op, grad_output, from, channels_last);
+  if (grad_input.numel() == 0) return grad_input;
+  if (grad_output.numel() == 0) return torch::stable::fill_(grad_input, 0.0);  // of no outputs at all
   const Boxes boxes = adaptive_boxes(from, to);
-  return box_sum(op, grad_output, transposed(boxes), pixels(boxes), true, channels_last);
+  return box_sum(op, grad_output, grad_input, transposed(boxes), pixels(boxes), true, channels_last);
 }
 
 }  // namespace

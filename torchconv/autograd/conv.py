@@ -33,6 +33,12 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
+def _sum_of_positions(grad_output: Tensor) -> Tensor:
+    """The gradient of a bias. torch adds up no complex numbers of 16 bits."""
+    wide = grad_output.to(torch.complex64) if grad_output.dtype == torch.complex32 else grad_output
+    return wide.sum((0, *range(2, grad_output.dim()))).to(grad_output.dtype)
+
+
 class Conv(Function):
     """y = conv(x, w) + b."""
 
@@ -54,7 +60,7 @@ class Conv(Function):
         return (
             conv_input(grad_output, weight.conj(), ctx.input_size, ctx.geometry) if needs_input else None,
             conv_weight(input.conj(), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
-            grad_output.sum((0, *range(2, grad_output.dim()))) if needs_bias else None,
+            _sum_of_positions(grad_output) if needs_bias else None,
             None,
         )
 

@@ -21,7 +21,7 @@ class MaxPool(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         input, ctx.window, *_ = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size, ctx.channels_last = input.shape[2:], ops.is_channels_last(input)
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
@@ -29,7 +29,8 @@ class MaxPool(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: None) -> tuple[Tensor | None, ...]:
         (positions,) = ctx.saved_tensors
-        return max_pool_scatter(grad_output, positions, ctx.input_size, ctx.window), None, None, None
+        grad_input = max_pool_scatter(grad_output, positions, ctx.input_size, ctx.window, ctx.channels_last)
+        return grad_input, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor, *_: None) -> tuple[Tensor, None]:
@@ -56,24 +57,29 @@ class MaxPoolScatter(Function):
     """Adds each value up where it was picked."""
 
     @staticmethod
-    def forward(grad_output: Tensor, positions: Tensor, input_size: torch.Size, window: Window) -> Tensor:
-        return ops.max_pool_scatter(grad_output, positions, input_size, *window)
+    def forward(
+        grad_output: Tensor, positions: Tensor, input_size: torch.Size, window: Window, channels_last: bool
+    ) -> Tensor:
+        kernel_size, stride, padding, dilation = window
+        return ops.max_pool_scatter(
+            grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, positions, ctx.input_size, ctx.window = inputs
+        _, positions, ctx.input_size, ctx.window, ctx.channels_last = inputs
         ctx.save_for_backward(positions)
         ctx.save_for_forward(positions)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (positions,) = ctx.saved_tensors
-        return max_pool_gather(grad, positions, ctx.window), None, None, None
+        return max_pool_gather(grad, positions, ctx.window), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, d_output: Tensor, *_: None) -> Tensor:
         (positions,) = ctx.saved_tensors
-        return max_pool_scatter(d_output, positions, ctx.input_size, ctx.window)
+        return max_pool_scatter(d_output, positions, ctx.input_size, ctx.window, ctx.channels_last)
 
     @staticmethod
     def vmap(
@@ -83,10 +89,11 @@ class MaxPoolScatter(Function):
         positions: Tensor,
         input_size: torch.Size,
         window: Window,
+        channels_last: bool,
     ) -> tuple[Tensor, int]:
         size = info.batch_size
         flat = into_batch(grad_output, in_dims[0], size), into_batch(positions, in_dims[1], size)
-        return out_of_batch(max_pool_scatter(*flat, input_size, window), size), 0
+        return out_of_batch(max_pool_scatter(*flat, input_size, window, channels_last), size), 0
 
 
 class MaxPoolGather(Function):
@@ -99,14 +106,14 @@ class MaxPoolGather(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, positions, ctx.window = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size, ctx.channels_last = input.shape[2:], ops.is_channels_last(input)
         ctx.save_for_backward(positions)
         ctx.save_for_forward(positions)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (positions,) = ctx.saved_tensors
-        return max_pool_scatter(grad_output, positions, ctx.input_size, ctx.window), None, None
+        return max_pool_scatter(grad_output, positions, ctx.input_size, ctx.window, ctx.channels_last), None, None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor, *_: None) -> Tensor:

@@ -152,6 +152,7 @@ def _adaptive_avg_pool(function: str, rank: int, input: Tensor, output_size: Out
 
 def _adaptive_max_pool(function: str, rank: int, input: Tensor, output_size: OutputSize, return_indices: bool) -> Any:
     input, size, batched = _checked(function, rank, input, output_size)
+    check_pixels(function, input, rank)
     output, indices = autograd.adaptive_max_pool(input, size)
     if not batched:
         output, indices = output.squeeze(0), indices.squeeze(0)
@@ -171,7 +172,8 @@ def _checked(function: str, rank: int, input: Tensor, output_size: OutputSize) -
             sizes = tuple(n if size is None else size for size, n in zip(output_size, kept, strict=True))
     batched = is_batched(function, "input", input, rank)
     size = torch.Size(ints(function, "output_size", sizes, rank, 0))
-    check_pixels(function, input, rank)
+    if rank == 3 or 0 in input.shape[-rank:]:  # torch takes the mean of no channels at all, but not in volumes
+        check_pixels(function, input, rank)
     if not input.is_floating_point() or input.element_size() == 1:
         raise NotImplementedError(f"{function}: input has dtype {input.dtype}, expected a floating-point one")
     if rank == 3:

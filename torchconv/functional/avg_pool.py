@@ -119,7 +119,7 @@ def avg_pool_nd(
         divisor_override = index(divisor_override)
         if divisor_override == 0:
             raise RuntimeError(f"{function}: divisor_override is 0, expected another number")
-    if not input.is_floating_point() and input.dtype != torch.int64:
+    if input.element_size() == 1 or not (input.is_floating_point() or input.dtype == torch.int64):
         raise NotImplementedError(f"{function}: input has dtype {input.dtype}, expected a floating-point one or int64")
     pooled_size(function, input, window, ceil_mode)
     if rank == 3:

@@ -323,5 +323,9 @@ def _conv_transpose(
     geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
     output = autograd.conv_input(input if batched else input.unsqueeze(0), weight, size, geometry)
     if bias is not None:
-        output = output + bias.reshape(-1, *[1] * rank)
+        shift = bias.reshape(-1, *[1] * rank)
+        if output.dtype == torch.complex32:  # torch can't add those up in the bias's gradient
+            output = (output.to(torch.complex64) + shift.to(torch.complex64)).to(output.dtype)
+        else:
+            output = output + shift
     return output if batched else output.squeeze(0)

@@ -33,7 +33,7 @@ def adaptive_spans(input_size: Ints, output_size_: Ints) -> list[Span]:
     spans = []
     for n, size in zip(input_size, output_size_, strict=True):
         o, parts = torch.arange(size), max(size, 1)
-        longest, most = (a // b if a % b == 0 else a // b + 2 for a, b in ((n, parts), (parts, n)))
+        longest, most = (a // b if a % b == 0 else a // b + 2 for a, b in ((n, parts), (size, max(n, 1))))
         spans.append(Span(o * n // parts, ((o + 1) * n + parts - 1) // parts, longest, most))
     return spans
 
