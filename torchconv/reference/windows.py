@@ -37,6 +37,7 @@ def region(image: Tensor, spatial: Iterable[slice]) -> Tensor:
 
 def pad(input: Tensor, padding: Ints, value: float = 0, extra: Ints | None = None) -> Tensor:
     """Surround an image with `padding` pixels of `value` on every side, and `extra` more behind its end."""
+    # The default is an int: Dynamo would make a float of the first call dynamic, and lose it in the second.
     spatial = input.shape[2:]
     behind = [p + e for p, e in zip(padding, extra or [0] * len(padding), strict=True)]
     if not any(padding) and not any(behind):
