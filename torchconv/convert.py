@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import Module
 from torch.nn import functional as F
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 
@@ -109,8 +108,8 @@ def enabled() -> TorchFunctionMode:
     """Compute the calls of torch.nn.functional that torchconv has by torchconv, inside a `with` block.
 
     It reaches any code, without a change to it: calls of `torch.nn.functional` and their namesakes in `torch`, whether
-    from torch.nn's layers, from classes derived from them or from functions; `unfold` is `torchconv.functional.im2col`,
-    `fold` is `col2im`. It doesn't reach TorchScript, `torch.ops.aten` and other threads. Blocks may be nested.
+    from torch.nn's layers, from classes derived from them or from functions. It doesn't reach TorchScript,
+    `torch.ops.aten` and other threads. Blocks may be nested.
 
         with torchconv.enabled():
             loss = model(images).square().mean()
@@ -181,8 +180,6 @@ def _obstacle(layer: Module) -> str | None:
         return ""
     if bases[0] is not kind:
         return f"{kind.__module__}.{kind.__qualname__} is a class derived from torch.nn.{bases[0].__name__}"
-    if isinstance(layer, LazyModuleMixin):
-        return f"{kind.__name__} has no size yet: run the model on one batch, then convert"
     return f"torchconv has no {kind.__name__}"
 
 

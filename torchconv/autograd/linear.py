@@ -108,11 +108,10 @@ def avg_pool(
     input: Tensor, window: Window, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None
 ) -> Tensor:
     """See `torchconv.reference.avg_pool`."""
-    moving, counting = (
-        (window.kernel_size, window.stride, window.padding),
-        (ceil_mode, count_include_pad, divisor_override),
-    )
-    return linear_map(input, "avg_pool", Geometry((*moving, *counting, ops.is_channels_last(input))))
+    kernel_size, stride, padding, _ = window
+    counting = ceil_mode, count_include_pad, divisor_override
+    geometry = Geometry((kernel_size, stride, padding, *counting, ops.is_channels_last(input)))
+    return linear_map(input, "avg_pool", geometry)
 
 
 def adaptive_avg_pool(input: Tensor, output_size: torch.Size) -> Tensor:
