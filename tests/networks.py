@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from grid import filled, relative_error
 from torch import Tensor, nn
 
 import torchconv
-from tests.grid import filled, relative_error
 
 
 class PoolAndUnpool(nn.Module):

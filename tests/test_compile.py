@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from grid import compiled_only, filled, relative_error
+from networks import network
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import torchconv
-from tests.grid import compiled_only, filled, relative_error
-from tests.networks import network
 from torchconv import _extension
 from torchconv import functional as F
 from torchconv.convert import convert

@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 
+import ddp_worker
 import pytest
 import torch
 from torch import Tensor
-
-from tests import ddp_worker
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 

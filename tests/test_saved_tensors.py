@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from grid import filled
+from networks import assert_same_bits, every_layer, gradients, images, network, single
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks, save_on_cpu, saved_tensors_hooks
 from torch.testing import assert_close
 
 import torchconv
-from tests.grid import filled
-from tests.networks import assert_same_bits, every_layer, gradients, images, network, single
 from torchconv import functional
 
 

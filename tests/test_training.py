@@ -9,6 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from grid import relative_error
+from networks import (
+    assert_equal,
+    assert_same_bits,
+    every_layer,
+    gradients,
+    images,
+    lenet,
+    network,
+    single,
+)
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -19,17 +30,6 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import torchconv
-from tests.grid import relative_error
-from tests.networks import (
-    assert_equal,
-    assert_same_bits,
-    every_layer,
-    gradients,
-    images,
-    lenet,
-    network,
-    single,
-)
 
 
 @pytest.fixture

@@ -144,6 +144,41 @@ def check_operands(function: str, rank: int, input: Tensor, weight: Tensor, bias
     return groups
 
 
+def check_channels(function: str, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    """The channels of a convolution's operands go together."""
+    if weight.shape[1] * groups != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
+        raise RuntimeError(
+            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
+            f"{weight.shape[1] * groups} channels, and out_channels that groups divides; "
+            f"input has shape {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(f"{function}: bias has shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
+
+
+def conv_window(
+    function: str,
+    input: Tensor,
+    weight: Tensor,
+    stride: IntOrInts,
+    padding: str | IntOrInts,
+    dilation: IntOrInts,
+    value: float = 0.0,
+) -> tuple[Tensor, Window, list[int]]:
+    """A convolution's window and the spatial size of its result; and the input, padded where "same" is lopsided."""
+    kernel_size = tuple(weight.shape[2:])
+    rank = len(kernel_size)
+    stride = ints(function, "stride", stride, rank, 1)
+    dilation = ints(function, "dilation", dilation, rank, 1)
+    if isinstance(padding, str):
+        input, padding = padded(function, input, padding, kernel_size, stride, dilation, value)
+    window = Window(kernel_size, stride, ints(function, "padding", padding, rank, 0), dilation)
+    check_fits(function, window, input.shape[-rank:])
+    size = reference.output_size(input.shape[-rank:], *window)
+    check_addressable(function, input, [*input.shape[: -rank - 1], weight.shape[0], *size], window)
+    return input, window, size
+
+
 def padded(
     function: str,
     input: Tensor,

@@ -10,11 +10,11 @@ from torchconv.autograd import ConvGeometry, Window
 from torchconv.functional.arguments import (
     IntOrInts,
     check_addressable,
-    check_fits,
+    check_channels,
     check_operands,
+    conv_window,
     ints,
     is_batched,
-    padded,
 )
 
 
@@ -239,30 +239,13 @@ def _conv(
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
-    kernel_size = tuple(weight.shape[2:])
     if weight.shape[0] == 0:
         raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected one output channel or more")
     if 0 in input.shape[-rank:] and 0 not in input.shape[:-rank]:
         raise RuntimeError(f"{function}: input has shape {tuple(input.shape)}, expected no empty spatial dimension")
-    if weight.shape[1] * groups != input.shape[-rank - 1] or weight.shape[0] % groups != 0:
-        raise RuntimeError(
-            f"{function}: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
-            f"{weight.shape[1] * groups} channels, and out_channels that groups divides; "
-            f"input has shape {tuple(input.shape)}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise RuntimeError(f"{function}: bias has shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
-    stride = ints(function, "stride", stride, rank, 1)
-    dilation = ints(function, "dilation", dilation, rank, 1)
-    if isinstance(padding, str):
-        input, padding = padded(function, input, padding, kernel_size, stride, dilation)
-    else:
-        padding = ints(function, "padding", padding, rank, 0)
-    window = Window(kernel_size, stride, padding, dilation)
-    check_fits(function, window, input.shape[-rank:])
-    output_size = reference.output_size(input.shape[-rank:], *window)
-    check_addressable(function, input, [*input.shape[: -rank - 1], weight.shape[0], *output_size], window)
-    geometry = ConvGeometry(stride, padding, dilation, groups, ops.current_algorithm())
+    check_channels(function, rank, input, weight, bias, groups)
+    input, window, _ = conv_window(function, input, weight, stride, padding, dilation)
+    geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
     output = autograd.conv(input if batched else input.unsqueeze(0), weight, bias, geometry)
     return output if batched else output.squeeze(0)
 

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from torchconv import autograd, reference
-from torchconv.autograd import Window
+from torchconv import autograd
 from torchconv.functional.arguments import (
     IntOrInts,
-    check_addressable,
-    check_fits,
+    check_channels,
     check_operands,
+    conv_window,
     ints,
     is_batched,
-    padded,
 )
 
 Reduction = Callable[[Tensor, Tensor], Tensor]
@@ -74,29 +72,14 @@ def conv_with(
         raise RuntimeError(f"conv_with: weight has shape {tuple(weight.shape)}, expected 3, 4 or 5 dimensions")
     batched = is_batched("conv_with", "input", input, rank)
     groups = check_operands("conv_with", rank, input, weight, bias, groups)
-    channels, out_channels = input.shape[-rank - 1], weight.shape[0]
-    if weight.shape[1] * groups != channels or out_channels % groups != 0:
-        raise RuntimeError(
-            f"conv_with: weight of shape {tuple(weight.shape)} with groups={groups} needs an input of "
-            f"{weight.shape[1] * groups} channels, and out_channels that groups divides; "
-            f"input has shape {tuple(input.shape)}"
-        )
-    if bias is not None and bias.shape != (out_channels,):
-        raise RuntimeError(f"conv_with: bias has shape {tuple(bias.shape)}, expected ({out_channels},)")
+    out_channels = weight.shape[0]
+    check_channels("conv_with", rank, input, weight, bias, groups)
     _check_padding_value(padding_value, input.dtype)
     if block is not None:
         (block,) = ints("conv_with", "block", block, 1, 1)
 
-    kernel_size = tuple(weight.shape[2:])
-    stride = ints("conv_with", "stride", stride, rank, 1)
-    dilation = ints("conv_with", "dilation", dilation, rank, 1)
     batch = input if batched else input.unsqueeze(0)
-    if isinstance(padding, str):
-        batch, padding = padded("conv_with", batch, padding, kernel_size, stride, dilation, padding_value)
-    window = Window(kernel_size, stride, ints("conv_with", "padding", padding, rank, 0), dilation)
-    check_fits("conv_with", window, batch.shape[2:])
-    size = reference.output_size(batch.shape[2:], *window)
-    check_addressable("conv_with", input, [*input.shape[: -rank - 1], out_channels, *size], window)
+    batch, window, size = conv_window("conv_with", batch, weight, stride, padding, dilation, padding_value)
     if padding_value != 0:
         sides = [side for p in reversed(window.padding) for side in (p, p)]
         batch = torch.nn.functional.pad(batch, sides, value=padding_value)
