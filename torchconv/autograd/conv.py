@@ -1,8 +1,6 @@
 """Convolution as three bilinear maps, each the derivative of the others."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +10,7 @@ from torchconv import ops
 from torchconv.autograd.transforms import differentiable, into_batch, into_channels, out_of_batch, out_of_channels
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
+class ConvGeometry(NamedTuple):
     """How a convolution's window moves (its size is the weight's), its groups, and the algorithm that computes it."""
 
     stride: tuple[int, ...]
@@ -21,9 +18,6 @@ class ConvGeometry:
     dilation: tuple[int, ...]
     groups: int
     algorithm: str
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.stride, self.padding, self.dilation, self.groups, self.algorithm))
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -86,7 +80,7 @@ class Conv(Function):
         size = info.batch_size
         if in_dims[1] is None and in_dims[2] is None:
             return out_of_batch(conv(into_batch(input, in_dims[0], size), weight, bias, geometry), size), 0
-        groups = replace(geometry, groups=size * geometry.groups)  # one example is one set of groups
+        groups = geometry._replace(groups=size * geometry.groups)  # one example is one set of groups
         channels, filters = into_channels(input, in_dims[0], size), into_batch(weight, in_dims[1], size)
         biases = None if bias is None else into_batch(bias, in_dims[2], size)
         return out_of_channels(conv(channels, filters, biases, groups), size), 1
@@ -141,7 +135,7 @@ class ConvInput(Function):
         if weight_dim is None:
             flat = conv_input(into_batch(grad_output, output_dim, size), weight, input_size, geometry)
             return out_of_batch(flat, size), 0
-        groups = replace(geometry, groups=size * geometry.groups)
+        groups = geometry._replace(groups=size * geometry.groups)
         channels = into_channels(grad_output, output_dim, size)
         flat = conv_input(channels, into_batch(weight, weight_dim, size), input_size, groups)
         return out_of_channels(flat, size), 1
@@ -192,7 +186,7 @@ class ConvWeight(Function):
         geometry: ConvGeometry,
     ) -> tuple[Tensor, int]:
         size = info.batch_size
-        groups = replace(geometry, groups=size * geometry.groups)
+        groups = geometry._replace(groups=size * geometry.groups)
         channels = into_channels(input, in_dims[0], size), into_channels(grad_output, in_dims[1], size)
         return out_of_batch(conv_weight(*channels, kernel_size, groups), size), 0
 

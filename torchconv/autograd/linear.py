@@ -1,7 +1,6 @@
 """Linear maps of pictures that come in pairs: im2col and col2im, average poolings and their adjoints."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,16 +10,8 @@ from torch.autograd import Function
 from torchconv import ops
 from torchconv.autograd.transforms import Window, differentiable, into_batch, out_of_batch
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """What an op takes besides tensors and sizes; see `transforms.Window` for why it is no tuple."""
-
-    arguments: tuple[Any, ...]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.arguments)
-
+# What an op takes besides tensors and sizes.
+Geometry = tuple[Any, ...]
 
 # What is applied to (input, *geometry), and its adjoint, which is applied to (output, input_size, *geometry).
 _PAIRS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -34,7 +25,7 @@ class LinearMap(Function):
     """The first op of a pair."""
 
     @staticmethod
-    def forward(input: Tensor, name: str, geometry: Geometry | Window) -> Tensor:
+    def forward(input: Tensor, name: str, geometry: Geometry) -> Tensor:
         return _PAIRS[name][0](input, *geometry)
 
     @staticmethod
@@ -52,7 +43,7 @@ class LinearMap(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], input: Tensor, name: str, geometry: Geometry | Window
+        info: Any, in_dims: tuple[int | None, ...], input: Tensor, name: str, geometry: Geometry
     ) -> tuple[Tensor, int]:
         flat = linear_map(into_batch(input, in_dims[0], info.batch_size), name, geometry)
         return out_of_batch(flat, info.batch_size), 0
@@ -62,7 +53,7 @@ class LinearAdjoint(Function):
     """The second."""
 
     @staticmethod
-    def forward(output: Tensor, input_size: torch.Size, name: str, geometry: Geometry | Window) -> Tensor:
+    def forward(output: Tensor, input_size: torch.Size, name: str, geometry: Geometry) -> Tensor:
         return _PAIRS[name][1](output, input_size, *geometry)
 
     @staticmethod
@@ -84,7 +75,7 @@ class LinearAdjoint(Function):
         output: Tensor,
         input_size: torch.Size,
         name: str,
-        geometry: Geometry | Window,
+        geometry: Geometry,
     ) -> tuple[Tensor, int]:
         flat = linear_adjoint(into_batch(output, in_dims[0], info.batch_size), input_size, name, geometry)
         return out_of_batch(flat, info.batch_size), 0
@@ -110,10 +101,10 @@ def avg_pool(
     """See `torchconv.reference.avg_pool`."""
     kernel_size, stride, padding, _ = window
     counting = ceil_mode, count_include_pad, divisor_override
-    geometry = Geometry((kernel_size, stride, padding, *counting, ops.is_channels_last(input)))
+    geometry = (kernel_size, stride, padding, *counting, ops.is_channels_last(input))
     return linear_map(input, "avg_pool", geometry)
 
 
 def adaptive_avg_pool(input: Tensor, output_size: torch.Size) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool`."""
-    return linear_map(input, "adaptive_avg_pool", Geometry((output_size, ops.is_channels_last(input))))
+    return linear_map(input, "adaptive_avg_pool", (output_size, ops.is_channels_last(input)))

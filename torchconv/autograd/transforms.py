@@ -1,17 +1,16 @@
 """What all Functions share: the geometry of a window, and how they meet torch.compile and torch.vmap."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+
+from torchconv.autograd.functorch import transformed
 
 
-# Geometries are dataclasses, not tuples: functorch walks through every tuple, at every level of its transforms.
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """How im2col's or a pooling's window moves: one int per spatial dimension."""
 
     kernel_size: tuple[int, ...]
@@ -19,26 +18,38 @@ class Window:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
 
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        return iter((self.kernel_size, self.stride, self.padding, self.dilation))
-
 
 def differentiable(function: type[Function]) -> Callable[..., Any]:
-    """`function.apply`, in a form that torch.compile can trace.
+    """`function.apply`, in forms that torch.compile can trace, that torch.func transforms fast, and that start fast.
 
     Dynamo refuses a Function that defines `jvp`, which it never needs: forward mode is not compiled. It is shown a
     subclass without. It also refuses the same tensor twice: the second time it gets a view.
+
+    Function.apply binds a signature at every call where `setup_context` is apart from `forward`; outside of transforms
+    the two are called as one.
     """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
+
+    together = {"forward": staticmethod(forward), "setup_context": Function.setup_context}
+    eager: Any = type(function.__name__, (function,), together)
     traced: Any = type(f"Traced{function.__name__}", (function,), {"jvp": Function.jvp})
 
     def apply(*args: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            return function.apply(*args)
-        distinct: list[Any] = []
-        for arg in args:
-            repeated = isinstance(arg, Tensor) and any(arg is other for other in distinct)
-            distinct.append(arg.view_as(arg) if repeated else arg)
-        return traced.apply(*distinct)
+        if torch.compiler.is_compiling():
+            distinct: list[Any] = []
+            for arg in args:
+                repeated = isinstance(arg, Tensor) and any(arg is other for other in distinct)
+                distinct.append(arg.view_as(arg) if repeated else arg)
+            return traced.apply(*distinct)
+        if torch._C._are_functorch_transforms_active():
+            return transformed(function, args, apply)
+        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+            return function.forward(*args)
+        return eager.apply(*args)
 
     return apply
 

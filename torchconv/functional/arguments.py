@@ -21,17 +21,25 @@ def ints(function: str, name: str, value: Any, rank: int, smallest: int) -> tupl
     values = tuple(value) if isinstance(value, (tuple, list, torch.Size)) else (value,)
     if len(values) == 1:
         values *= rank
+    for v in values:
+        if type(v) is not int or not smallest <= v < 2**31:
+            _check_ints(function, name, value, values, rank, smallest)
+            break
+    if len(values) != rank:
+        raise RuntimeError(f"{function}: {name} is {value!r}, expected one int or {rank}")
+    return values
+
+
+def _check_ints(function: str, name: str, value: Any, values: tuple[Any, ...], rank: int, smallest: int) -> None:
+    """What is wrong with these, or nothing: ints may come as symbols, or as another type that stands for one."""
     # isinstance(v, int) first: Dynamo, where v may be symbolic, knows no hasattr of it.
     if any(isinstance(v, (bool, float, str)) or not (isinstance(v, int) or hasattr(v, "__index__")) for v in values):
         shown = type(value).__name__ if isinstance(value, Tensor) else repr(value)
         raise TypeError(f"{function}: {name} is {shown}, expected an int or {rank} of them")
-    if len(values) != rank:
-        raise RuntimeError(f"{function}: {name} is {value!r}, expected one int or {rank}")
     if any(v < smallest for v in values):
         raise RuntimeError(f"{function}: {name} is {value!r}, expected {smallest} or more")
     if any(v >= 2**31 for v in values):
         raise RuntimeError(f"{function}: {name} is {value!r}, expected less than 2**31")
-    return values
 
 
 def is_batched(function: str, name: str, tensor: Tensor, rank: int) -> bool:

@@ -1,7 +1,6 @@
 """Convolution with another inner product: im2col, the caller's function of patches and weight, and the way back."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf, prod
 
 import torch
@@ -83,7 +82,7 @@ def conv_with(
     if padding_value != 0:
         sides = [side for p in reversed(window.padding) for side in (p, p)]
         batch = torch.nn.functional.pad(batch, sides, value=padding_value)
-        window = replace(window, padding=(0,) * rank)
+        window = window._replace(padding=(0,) * rank)
 
     rows = weight.shape[1] * prod(window.kernel_size)
     patches = autograd.im2col(batch, window).reshape(batch.shape[0], groups, rows, prod(size))
