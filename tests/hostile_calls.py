@@ -95,7 +95,7 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
     calls: dict[str, list[Any]] = {
         "conv": [input, weight, bias, *move, groups, algorithm, last],
         "conv_input": [result, weight, size, *move, groups, algorithm, last],
-        "conv_weight": [input, result, kernel, *move, groups, last],
+        "conv_weight": [input, result, kernel, *move, groups, algorithm, last],
         "im2col": [input, kernel, *move],
         "col2im": [columns, size, kernel, *move],
         "max_pool": [input, kernel, *move, ceil_mode, choose.random() < 0.5, last],
@@ -169,7 +169,7 @@ def compare(op: str, args: list[Any], result: Any) -> None:
         return
     # The kernels add 16-bit values up in float32, and the reference in what it gets.
     args = [a.double() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
-    options = {"conv": 2, "conv_input": 2, "conv_weight": 1, "im2col": 0, "col2im": 0, "max_pool": 2}.get(op, 1)
+    options = {"conv": 2, "conv_input": 2, "conv_weight": 2, "im2col": 0, "col2im": 0, "max_pool": 2}.get(op, 1)
     try:
         expected = getattr(reference, op)(*args[: len(args) - options])
     except (RuntimeError, MemoryError):

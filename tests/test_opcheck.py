@@ -50,8 +50,15 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "conv_input",
         (filled((2, 6, 3, 9)), filled((6, 2, 3, 2)), [6, 7], *CONV, "auto", True),
     ),
-    "conv_weight": ("conv_weight", (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, False)),
-    "conv_weight_channels_last": ("conv_weight", (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, True)),
+    "conv_weight": ("conv_weight", (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, "auto", False)),
+    "conv_weight_channels_last": (
+        "conv_weight",
+        (filled((2, 4, 6, 7)), filled((2, 6, 3, 9)), [3, 2], *CONV, "auto", True),
+    ),
+    "conv_weight_winograd": (
+        "conv_weight",
+        (filled((2, 4, 6, 7)), filled((2, 6, 6, 7)), [3, 3], *PLAIN, "winograd", False),
+    ),
     "im2col": ("im2col", (filled((2, 4, 6, 7)), *WINDOW)),
     "im2col_bfloat16": ("im2col", (last(filled((2, 4, 6, 7), torch.bfloat16)), *WINDOW)),
     "col2im": ("col2im", (filled((2, 24, 21)), [6, 7], *WINDOW)),

@@ -47,7 +47,7 @@ def conv_input(grad_output, weight, input_size, stride, padding, dilation, group
 
 
 @torch.library.register_fake("torchconv::conv_weight")
-def conv_weight(input, grad_output, kernel_size, stride, padding, dilation, groups, channels_last):
+def conv_weight(input, grad_output, kernel_size, stride, padding, dilation, groups, algorithm, channels_last):
     return empty(input, [grad_output.shape[1], input.shape[1] // groups, *kernel_size], channels_last)
 
 

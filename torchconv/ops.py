@@ -214,7 +214,7 @@ def conv_weight(
     channels_last = is_channels_last(input) or is_channels_last(grad_output)
     if _compiled(input, algorithm, _CONV_DTYPES):
         return torch.ops.torchconv.conv_weight(
-            input, grad_output, kernel_size, stride, padding, dilation, groups, channels_last
+            input, grad_output, kernel_size, stride, padding, dilation, groups, algorithm, channels_last
         )
     grad_weight = _full_precision(
         reference.conv_weight, input, grad_output, kernel_size, stride, padding, dilation, groups

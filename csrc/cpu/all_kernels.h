@@ -6,6 +6,7 @@
 #include "gemm.h"
 #include "conv_kernel.h"
 #include "winograd_kernel.h"
+#include "winograd_weight_kernel.h"
 #include "transpose_kernel.h"
 #include "planes.h"
 #include "plane_kernel.h"
@@ -18,7 +19,7 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>,
+  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>,
           plane_weight_grad_serves<T>, transpose<T>};
 }
 

@@ -147,7 +147,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
     gather.input = from.data();
     gather.output = to.data();
     if (winograd)
-      kernel.winograd_conv({p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2],
+      kernel.winograd_conv({{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]},
                             gather.input, gather.weight, shift, gather.output});
     else
       kernel.gather_conv(gather);
@@ -194,8 +194,8 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
         view.start += 2 * view.step[i];
         view.step[i] = -view.step[i];
       }
-      kernel.winograd_conv({p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2],
-                            2 - w.padding[1], 2 - w.padding[2], from.data(), view, nullptr, to.data()});
+      kernel.winograd_conv({{p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2],
+                            2 - w.padding[1], 2 - w.padding[2]}, from.data(), view, nullptr, to.data()});
     } else {
       for_each_phase(p, view, [&](GatherConv<T>& g) {
         g.input = from.data();
@@ -209,7 +209,7 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
 }
 
 Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                   bool channels_last) {
+                   std::string algorithm, bool channels_last) {
   const char* op = "conv_weight";
   expect_cpu(op, "input", input);
   expect_cpu(op, "grad_output", grad_output);
@@ -224,14 +224,19 @@ Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stri
   if (grad_weight.numel() == 0) return grad_weight;
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
+    const Window& w = p.window;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
                        weight_view<T>(p, grad_weight)};
-    if (kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
+    if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
       return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     const ChannelsLast<T> x(input), g(grad_output);
     grad.input = x.data();
     grad.grad_output = g.data();
+    if (winograd)
+      return kernel.winograd_weight_grad({{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]},
+                                          grad.input, grad.grad_output, grad.grad_weight, grad.view});
     kernel.weight_grad(grad);
   });
   return grad_weight;

@@ -56,15 +56,26 @@ struct Activations {
   Extent step;
 };
 
-// A 3x3, stride 1 convolution on two-dimensional pictures. Padding may be anything from -1 on.
-template <class T>
-struct WinogradConv {
+// The pictures of a 3x3, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be anything from -1 on.
+struct WinogradPictures {
   int64_t batch, in_channels, out_channels;
   int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
+};
+
+template <class T>
+struct WinogradConv : WinogradPictures {
   const T* input;
   WeightView<T> weight;
   const T* bias;
   T* output;
+};
+
+// Its weight gradient; `grad_weight` is seen through the steps of a WeightView.
+template <class T>
+struct WinogradWeightGrad : WinogradPictures {
+  const T *input, *grad_output;
+  T* grad_weight;
+  WeightView<T> view;
 };
 
 // Max pooling. `Position` is the index of the tap that won, the smallest unsigned type that holds them all.
@@ -144,6 +155,7 @@ struct ConvKernels {
   void (*gather_conv)(const GatherConv<T>&);
   void (*weight_grad)(const WeightGrad<T>&);
   void (*winograd_conv)(const WinogradConv<T>&);
+  void (*winograd_weight_grad)(const WinogradWeightGrad<T>&);
   // The same two maps for few channels, of activations as they are; and whether that is faster.
   void (*plane_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);

@@ -112,28 +112,35 @@ void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int6
   }
 }
 
-// B^T d B of one tile for `count` channels: pixel[] points at the tile's pixels, to + point * step receives the points.
-template <class T>
-void input_tile(const T* const pixel[POINTS], int64_t first, int64_t count, T* to, int64_t step) {
+// The 6x6 points of a FROM x FROM tile for `count` channels, where `transform` is one dimension of it (B^T d B with
+// transform_input): pixel[] points at the tile's pixels, to + point * step receives the points.
+template <int FROM, class T, class F>
+void tile_points(const T* const pixel[FROM * FROM], int64_t first, int64_t count, T* to, int64_t step, const F& transform) {
   for (int64_t c = 0; c < count; c += lanes<T>) {
-    vec<T> rows[IN][IN];
+    vec<T> rows[IN][FROM];
 #pragma GCC unroll 6
-    for (int x = 0; x < IN; x++) {
-      vec<T> d[IN], column[IN];
+    for (int x = 0; x < FROM; x++) {
+      vec<T> d[FROM], column[IN];
 #pragma GCC unroll 6
-      for (int y = 0; y < IN; y++) d[y] = load_some(pixel[y * IN + x] + first + c, count - c);
-      transform_input(d, column);
+      for (int y = 0; y < FROM; y++) d[y] = load_some(pixel[y * FROM + x] + first + c, count - c);
+      transform(d, column);
 #pragma GCC unroll 6
       for (int y = 0; y < IN; y++) rows[y][x] = column[y];
     }
 #pragma GCC unroll 6
     for (int y = 0; y < IN; y++) {
       vec<T> row[IN];
-      transform_input(rows[y], row);
+      transform(rows[y], row);
 #pragma GCC unroll 6
       for (int x = 0; x < IN; x++) store(to + (y * IN + x) * step + c, row[x]);
     }
   }
+}
+
+template <class T>
+void input_tile(const T* const pixel[POINTS], int64_t first, int64_t count, T* to, int64_t step) {
+  const auto transform = [](const vec<T> d[IN], vec<T> points[IN]) __attribute__((always_inline)) { transform_input(d, points); };
+  tile_points<IN>(pixel, first, count, to, step, transform);
 }
 
 // A^T m A + bias of one tile, for `count` output channels: pixel[] points at the tile's outputs, null where it juts out.
@@ -162,42 +169,46 @@ void output_tile(const T* from, int64_t step, const T* bias, int64_t first, int6
   }
 }
 
-// Where a tile lies: its 6x6 inputs (`zeros` in the padding) and its 4x4 outputs (null beyond the picture).
-template <class T>
-struct TilePixels {
-  const T* in[POINTS];
-  T* out[OUT * OUT];
-
-  void locate(const WinogradConv<T>& p, int64_t index, int64_t across, int64_t down, const T* zeros) {
-    const int64_t x0 = index % across * OUT, y0 = index / across % down * OUT, n = index / across / down;
-    for (int i = 0; i < POINTS; i++) {
-      const int64_t y = y0 - p.pad_height + i / IN, x = x0 - p.pad_width + i % IN;
-      const bool inside = 0 <= y && y < p.in_height && 0 <= x && x < p.in_width;
-      in[i] = inside ? p.input + ((n * p.in_height + y) * p.in_width + x) * p.in_channels : zeros;
-    }
-    for (int i = 0; i < OUT * OUT; i++) {
-      const int64_t y = y0 + i / OUT, x = x0 + i % OUT;
-      const bool inside = y < p.out_height && x < p.out_width;
-      out[i] = inside ? p.output + ((n * p.out_height + y) * p.out_width + x) * p.out_channels : nullptr;
-    }
+// Where the SIDE x SIDE pixels from (y0, x0) of picture n on lie; `outside` stands for those that don't exist.
+template <int SIDE, class T>
+void locate_pixels(T* picture, int64_t n, int64_t height, int64_t width, int64_t channels, int64_t y0, int64_t x0, T* outside,
+                   T* pixel[SIDE * SIDE]) {
+  for (int i = 0; i < SIDE * SIDE; i++) {
+    const int64_t y = y0 + i / SIDE, x = x0 + i % SIDE;
+    const bool inside = 0 <= y && y < height && 0 <= x && x < width;
+    pixel[i] = inside ? picture + ((n * height + y) * width + x) * channels : outside;
   }
-};
+}
 
 // The tiles of a problem, and the zeros that stand for its padding.
 template <class T>
 struct Tiles {
+  const WinogradPictures& p;
   int64_t across, down, total;
   Scratch<T> zeros;
 
-  explicit Tiles(const WinogradConv<T>& p)
-      : across(ceil_div(p.out_width, OUT)), down(ceil_div(p.out_height, OUT)), total(p.batch * down * across), zeros(p.in_channels) {
-    zero_run(zeros.get(), p.in_channels);
+  explicit Tiles(const WinogradPictures& pictures)
+      : p(pictures),
+        across(ceil_div(p.out_width, OUT)),
+        down(ceil_div(p.out_height, OUT)),
+        total(p.batch * down * across),
+        zeros(std::max(p.in_channels, p.out_channels)) {
+    zero_run(zeros.get(), std::max(p.in_channels, p.out_channels));
   }
-  TilePixels<T> locate(const WinogradConv<T>& p, int64_t index) const {
-    TilePixels<T> pixels;
-    pixels.locate(p, index, across, down, zeros.get());
-    return pixels;
+  // A tile's 6x6 inputs, and its 4x4 outputs.
+  void inputs(const T* input, int64_t index, const T* pixel[POINTS]) const {
+    locate_pixels<IN, const T>(input, picture(index), p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height,
+                               x(index) - p.pad_width, zeros.get(), pixel);
   }
+  template <class U>
+  void outputs(U* output, int64_t index, U* outside, U* pixel[OUT * OUT]) const {
+    locate_pixels<OUT>(output, picture(index), p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
+  }
+
+ private:
+  int64_t picture(int64_t index) const { return index / across / down; }
+  int64_t y(int64_t index) const { return index / across % down * OUT; }
+  int64_t x(int64_t index) const { return index % across * OUT; }
 };
 
 // One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel.
@@ -231,21 +242,25 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
   const int64_t block_tiles = std::clamp<int64_t>(room / TILE_ROWS * TILE_ROWS, 2 * TILE_ROWS, LARGEST_BLOCK);
   torch::stable::parallel_for(0, ceil_div(all.total, block_tiles), 1, [&](int64_t begin, int64_t end) {
     const Scratch<T> inputs(POINTS * block_tiles * PACKED_STRIDE<T>), products(POINTS * block_tiles * width);
-    std::vector<TilePixels<T>> tiles(block_tiles);
     const int64_t input_step = block_tiles * PACKED_STRIDE<T>, product_step = block_tiles * width;
     for (int64_t i = begin; i < end; i++) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
-      for (int64_t t = 0; t < count; t++) tiles[t] = all.locate(p, i * block_tiles + t);
       for (int64_t block = 0; block < weight.blocks; block++) {
-        for (int64_t t = 0; t < count; t++)
-          input_tile(tiles[t].in, block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step);
+        for (int64_t t = 0; t < count; t++) {
+          const T* pixel[POINTS];
+          all.inputs(p.input, i * block_tiles + t, pixel);
+          input_tile(pixel, block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step);
+        }
         for (int64_t point = 0; point < POINTS; point++)
           for (int64_t panel = 0; panel < weight.panels; panel++)
             multiply(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, panel),
                      products.get() + point * product_step + panel * N, width, block == 0);
       }
-      for (int64_t t = 0; t < count; t++)
-        output_tile(products.get() + t * width, product_step, p.bias, 0, p.out_channels, tiles[t].out);
+      for (int64_t t = 0; t < count; t++) {
+        T* pixel[OUT * OUT];
+        all.outputs(p.output, i * block_tiles + t, static_cast<T*>(nullptr), pixel);
+        output_tile(products.get() + t * width, product_step, p.bias, 0, p.out_channels, pixel);
+      }
     }
   });
 }
@@ -263,9 +278,10 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
   const Scratch<T> inputs(blocks * POINTS * input_step), weight(POINTS * weight_step), products(POINTS * product_step);
   torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
-      const TilePixels<T> tile = all.locate(p, t);
+      const T* pixel[POINTS];
+      all.inputs(p.input, t, pixel);
       for (int64_t block = 0; block < blocks; block++)
-        input_tile(tile.in, block * DEPTH, depth_of(block), inputs.get() + block * POINTS * input_step + t * PACKED_STRIDE<T>, input_step);
+        input_tile(pixel, block * DEPTH, depth_of(block), inputs.get() + block * POINTS * input_step + t * PACKED_STRIDE<T>, input_step);
     }
   });
   for (int64_t first = 0; first < panels; first += GROUP) {
@@ -286,8 +302,11 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
     });
     torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
       const int64_t channel = first * N, channels = std::min(count * N, p.out_channels - channel);
-      for (int64_t t = begin; t < end; t++)
-        output_tile(products.get() + t * WIDTH, product_step, p.bias, channel, channels, all.locate(p, t).out);
+      for (int64_t t = begin; t < end; t++) {
+        T* pixel[OUT * OUT];
+        all.outputs(p.output, t, static_cast<T*>(nullptr), pixel);
+        output_tile(products.get() + t * WIDTH, product_step, p.bias, channel, channels, pixel);
+      }
     });
   }
 }

@@ -1,0 +1,168 @@
+// The weight gradient by Winograd's tiles. The forward pass is, for each tile, Y = A^T [ (G g G^T) * (B^T d B) ] A
+// (winograd_kernel.h); it is linear in g, and what its transposition makes of a gradient of Y is, summed over the tiles,
+//
+//   grad_g = G^T [ sum over tiles of (A grad_Y A^T) * (B^T d B) ] G        (* is elementwise)
+//
+// For all pairs of channels, each of the 36 points is a matrix product whose depth is the tiles, [out][tiles] x [tiles][in].
+namespace torchconv {
+namespace TORCHCONV_ISA {
+namespace winograd {
+
+// One dimension of A y.
+template <class V>
+inline __attribute__((always_inline)) void transform_grad_output(const V y[OUT], V to[IN]) {
+  const V even = y[0] + y[2], odd = y[1] + y[3], even2 = y[0] + 4 * y[2], odd2 = 2 * y[1] + 8 * y[3];
+  to[0] = y[0];
+  to[1] = even + odd;
+  to[2] = even - odd;
+  to[3] = even2 + odd2;
+  to[4] = even2 - odd2;
+  to[5] = y[3];
+}
+
+// One dimension of G^T m.
+template <class V>
+inline __attribute__((always_inline)) void transform_grad_weight(const V m[IN], V to[3]) {
+  const V sum1 = m[1] + m[2], sum2 = m[3] + m[4];
+  to[0] = m[0] / 4 - sum1 / 6 + sum2 / 24;
+  to[1] = (m[2] - m[1]) / 6 + (m[3] - m[4]) / 12;
+  to[2] = (sum2 - sum1) / 6 + m[5];
+}
+
+// Both operands of a chunk of tiles, [point][tile][channels], and the sums of their products, [point][out][in]. One cache
+// line more than the channels keeps the rows out of each other's cache sets.
+template <class T>
+struct WeightGradPoints {
+  int64_t tiles, in_stride, out_stride, sum_stride, sum_step;  // sum_step: from one point to the next
+  Scratch<T> inputs, grads;
+
+  static int64_t stride(int64_t channels) { return ceil_div(channels, TILE_COLUMNS<T>) * TILE_COLUMNS<T> + 64 / sizeof(T); }
+
+  WeightGradPoints(const WinogradPictures& p, int64_t most_tiles)
+      : tiles(most_tiles),
+        in_stride(stride(p.in_channels)),
+        out_stride(stride(p.out_channels)),
+        inputs(POINTS * tiles * in_stride),
+        grads(POINTS * tiles * out_stride) {
+    // What lies beyond the last channel is multiplied, and never stored; it must not be slow numbers.
+    if (p.in_channels % TILE_COLUMNS<T> != 0) zero_run(inputs.get(), POINTS * tiles * in_stride);
+  }
+
+  // Those of the tiles [first, first + count).
+  void transform(const WinogradWeightGrad<T>& p, const Tiles<T>& all, int64_t first, int64_t count) const {
+    const auto of_grad = [](const vec<T> y[OUT], vec<T> to[IN]) __attribute__((always_inline)) { transform_grad_output(y, to); };
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; t++) {
+        const T *input[POINTS], *grad[OUT * OUT];
+        all.inputs(p.input, first + t, input);
+        all.outputs(p.grad_output, first + t, static_cast<const T*>(all.zeros.get()), grad);
+        input_tile(input, 0, p.in_channels, inputs.get() + t * in_stride, tiles * in_stride);
+        tile_points<OUT>(grad, 0, p.out_channels, grads.get() + t * out_stride, tiles * out_stride, of_grad);
+      }
+    });
+  }
+
+  // sums[out][in] += grads[tile][out] * inputs[tile][in] at one point, for `outs` and `ins` channels from (out, in) on.
+  void multiply(int64_t point, int64_t count, int64_t out, int64_t outs, int64_t in, int64_t ins, T* sums, int64_t stride, bool first) const {
+    constexpr int64_t N = TILE_COLUMNS<T>;
+    const T zeros[N] = {};
+    const T *a = grads.get() + point * tiles * out_stride + out, *b = inputs.get() + point * tiles * in_stride + in;
+    for (int64_t k = 0; k < ins; k += N) {
+      for (int64_t o = 0; o < outs; o += TILE_ROWS) {
+        const int rows = std::min<int64_t>(TILE_ROWS, outs - o);
+        T* c[TILE_ROWS];
+        for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
+        tile_of<T, LayoutA::transposed>(rows)(count, a + o, out_stride, b + k, in_stride, c, N, first ? zeros : nullptr);
+      }
+    }
+  }
+};
+
+// G^T m G of one output channel and `count` input channels from `in` on; point i of them is at sums + i * step.
+template <class T>
+void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in, int64_t count, const T* sums, int64_t step) {
+  constexpr int64_t L = lanes<T>;
+  const auto& v = p.view;
+  int64_t offset[9];
+  for (int tap = 0; tap < 9; tap++) offset[tap] = v.start + tap / 3 * v.step[1] + tap % 3 * v.step[2];
+  for (int64_t c = 0; c < count; c += L) {
+    vec<T> rows[3][IN];
+#pragma GCC unroll 6
+    for (int x = 0; x < IN; x++) {
+      vec<T> m[IN], column[3];
+#pragma GCC unroll 6
+      for (int y = 0; y < IN; y++) m[y] = load(sums + (y * IN + x) * step + c);
+      transform_grad_weight(m, column);
+#pragma GCC unroll 3
+      for (int y = 0; y < 3; y++) rows[y][x] = column[y];
+    }
+    T taps[9][L];
+#pragma GCC unroll 3
+    for (int y = 0; y < 3; y++) {
+      vec<T> row[3];
+      transform_grad_weight(rows[y], row);
+#pragma GCC unroll 3
+      for (int x = 0; x < 3; x++) store(taps[y * 3 + x], row[x]);
+    }
+    T* to = p.grad_weight + out * v.out_step + (in + c) * v.in_step;
+    const int64_t some = std::min(L, count - c);
+    if (v.in_step == 1) {
+      for (int tap = 0; tap < 9; tap++) copy_run(taps[tap], to + offset[tap], some);
+    } else {
+      for (int64_t i = 0; i < some; i++)
+        for (int tap = 0; tap < 9; tap++) to[i * v.in_step + offset[tap]] = taps[tap][i];
+    }
+  }
+}
+
+// Elements of a chunk's operands, about. What two threads transform, each then reads of the other.
+constexpr int64_t CHUNK = 1 << 21;
+// Channels whose 36 sums stay in the L2 cache until they are finished.
+constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_BLOCK = 64;
+
+template <class T>
+void weight_grad(const WinogradWeightGrad<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const Tiles<T> all(p);
+  const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
+  const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
+  const int64_t most = ceil_div(all.total, chunks);
+  const WeightGradPoints<T> points(p, most);
+  const auto padded = [](int64_t channels) { return ceil_div(channels, N) * N; };
+  if (chunks == 1) {
+    // Few tiles: the sums of a block of channels are finished before they leave the cache.
+    points.transform(p, all, 0, all.total);
+    const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
+    torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
+      const Scratch<T> sums(POINTS * OUT_BLOCK * IN_BLOCK);
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t out = i / blocks * OUT_BLOCK, in = i % blocks * IN_BLOCK;
+        const int64_t outs = std::min(OUT_BLOCK, p.out_channels - out), ins = std::min(IN_BLOCK, p.in_channels - in);
+        for (int64_t point = 0; point < POINTS; point++)
+          points.multiply(point, all.total, out, outs, in, ins, sums.get() + point * OUT_BLOCK * IN_BLOCK, IN_BLOCK, true);
+        for (int64_t o = 0; o < outs; o++)
+          finish_weight_grad(p, out + o, in, ins, sums.get() + o * IN_BLOCK, OUT_BLOCK * IN_BLOCK);
+      }
+    });
+    return;
+  }
+  const int64_t width = padded(p.in_channels), step = p.out_channels * width, blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  const Scratch<T> sums(POINTS * step);
+  for (int64_t first = 0; first < all.total; first += most) {
+    const int64_t count = std::min(most, all.total - first);
+    points.transform(p, all, first, count);
+    torch::stable::parallel_for(0, POINTS * blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t point = i / blocks, out = i % blocks * OUT_BLOCK, outs = std::min(OUT_BLOCK, p.out_channels - out);
+        points.multiply(point, count, out, outs, 0, width, sums.get() + point * step + out * width, width, first == 0);
+      }
+    });
+  }
+  torch::stable::parallel_for(0, p.out_channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t out = begin; out < end; out++) finish_weight_grad(p, out, 0, p.in_channels, sums.get() + out * width, step);
+  });
+}
+
+}  // namespace winograd
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
