@@ -4,6 +4,7 @@
 #include "simd.h"
 #include "runs.h"
 #include "gemm.h"
+#include "depthwise_kernel.h"
 #include "conv_kernel.h"
 #include "winograd_kernel.h"
 #include "winograd_weight_kernel.h"

@@ -140,48 +140,10 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
 }
 
 template <class T>
-bool is_depthwise(const GatherConv<T>& p) {
-  return p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>;
-}
-
-// One channel in, one out: no sum over channels to block for. Vectors run over the channels.
-template <class T>
-void depthwise_conv(const GatherConv<T>& p) {
-  const Window& w = p.window;
-  const int64_t C = p.groups, taps = volume(w.kernel), total = p.batch * volume(w.output);
-  Scratch<T> weight(taps * C);  // [tap][channel]
-  for (int64_t tap = 0; tap < taps; tap++) {
-    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-    const T* from = p.weight.data + p.weight.start + kd * p.weight.step[0] + kh * p.weight.step[1] + kw * p.weight.step[2];
-    for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = from[c * p.weight.group_step];
-  }
-  torch::stable::parallel_for(0, total, std::max<int64_t>(1, 4096 / (C * (taps + 1))), [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; q++) {
-      const Corner at = corner_of(w, q);
-      int64_t position = q, to[RANK];
-      for (int d = RANK - 1; d >= 0; d--) {
-        to[d] = p.origin[d] + position % w.output[d] * p.spacing[d];
-        position /= w.output[d];
-      }
-      T* __restrict y = p.output + (((position * p.output_extent[0] + to[0]) * p.output_extent[1] + to[1]) * p.output_extent[2] + to[2]) * C;
-      for (int64_t c = 0; c < C; c++) y[c] = p.bias != nullptr ? p.bias[c] : T(0);
-      for (int64_t tap = 0; tap < taps; tap++) {
-        const int64_t x = at.width + tap % w.kernel[2] * w.dilation[2], h = at.height + tap / w.kernel[2] % w.kernel[1] * w.dilation[1];
-        const int64_t d = at.depth + tap / w.kernel[2] / w.kernel[1] * w.dilation[0];
-        if (d < 0 || d >= w.input[0] || h < 0 || h >= w.input[1] || x < 0 || x >= w.input[2]) continue;
-        const T* __restrict in = p.input + (((at.batch * w.input[0] + d) * w.input[1] + h) * w.input[2] + x) * C;
-        const T* __restrict k = weight.get() + tap * C;
-        for (int64_t c = 0; c < C; c++) y[c] += in[c] * k[c];
-      }
-    }
-  });
-}
-
-template <class T>
 void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
   if (total == 0 || p.out_channels == 0) return;
-  if (is_depthwise(p)) return depthwise_conv(p);
+  if (is_depthwise<T>(p)) return depthwise_conv(p);
   const PackedWeight<T> weight = pack_weight(p);
   // Small feature maps have few blocks of positions; their panels are shared out too. How the work is cut never changes
   // the order in which an output element is summed, so results do not depend on the number of threads.
@@ -231,6 +193,7 @@ void weight_grad(const WeightGrad<T>& p) {
   const int64_t total = p.batch * volume(w.output), K = volume(w.kernel) * p.in_channels, O = p.out_channels;
   const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
   if (p.groups * O * K == 0) return;
+  if (is_depthwise<T>(p)) return depthwise_weight_grad(p);
   const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
   Scratch<T> partial(sums * p.groups * O * K);
   torch::stable::parallel_for(0, sums * p.groups * blocks, 1, [&](int64_t begin, int64_t end) {

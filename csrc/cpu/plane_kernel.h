@@ -203,12 +203,12 @@ bool planes_fit(const Window& w, int64_t out_channels) {
 // One tap of a channels-last input is a matrix as it lies, and depthwise its channels are as good as positions.
 template <class T>
 bool plane_conv_serves(const GatherConv<T>& p, bool channels_last) {
-  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise(p))) && planes_fit<T>(p.window, p.out_channels);
+  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.out_channels);
 }
 
 template <class T>
 bool plane_weight_grad_serves(const WeightGrad<T>& p, bool channels_last) {
-  return !(channels_last && volume(p.window.kernel) == 1) && planes_fit<T>(p.window, p.out_channels);
+  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.out_channels);
 }
 
 }  // namespace TORCHCONV_ISA
