@@ -143,7 +143,7 @@ template <class T>
 void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
   if (total == 0 || p.out_channels == 0) return;
-  if (is_depthwise<T>(p)) return depthwise_conv(p);
+  if (is_depthwise<T>(p)) return depthwise::conv(p);
   const PackedWeight<T> weight = pack_weight(p);
   // Small feature maps have few blocks of positions; their panels are shared out too. How the work is cut never changes
   // the order in which an output element is summed, so results do not depend on the number of threads.
@@ -193,7 +193,7 @@ void weight_grad(const WeightGrad<T>& p) {
   const int64_t total = p.batch * volume(w.output), K = volume(w.kernel) * p.in_channels, O = p.out_channels;
   const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
   if (p.groups * O * K == 0) return;
-  if (is_depthwise<T>(p)) return depthwise_weight_grad(p);
+  if (is_depthwise<T>(p)) return depthwise::weight_grad(p);
   const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
   Scratch<T> partial(sums * p.groups * O * K);
   torch::stable::parallel_for(0, sums * p.groups * blocks, 1, [&](int64_t begin, int64_t end) {

@@ -1,8 +1,9 @@
 // One channel in, one out: there is no sum over channels to block for. Activations are channels-last, vectors run over the channels.
 //
-// A piece is what a block of output rows needs of one vector of channels, copied with its padding: [depth][row][column][lane].
-// In it all taps of all positions exist, and neighbours are neighbours. The last vector of channels ends with the last channel,
-// and may begin in the vector before: what both compute is the same.
+// A block is up to OUTS neighbouring positions of an output row, and a chunk of channels. A row of taps meets a run of pixels
+// there, each of which is loaded once for all the taps and positions that share it. Where pixels don't exist the runs are copied,
+// with zeros in their place. The last vector of channels ends with the last channel, and may begin in the vector before: what
+// both compute is the same.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
@@ -12,219 +13,283 @@ bool is_depthwise(const P& p) {
   return p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>;
 }
 
-// Output rows [y, y + rows) of slice `depth` of a picture, and the channels from `channel` on.
-struct DepthwiseBlock {
-  int64_t batch, depth, y, rows, channel;
+namespace depthwise {
+
+constexpr int OUTS = 4;
+
+// The runs of an output row or of one block: run r begins at run[r], its taps are tap[r] and those behind.
+template <class T>
+struct Runs {
+  std::vector<const T*> run;
+  std::vector<int64_t> tap;
+  int64_t pixel, stride;  // between pixels; between positions, where that is not known at compile time
 };
 
-// How the work is cut into blocks, and where a piece has what.
 template <class T>
-struct DepthwiseBlocks {
-  static constexpr int64_t PIECE = 65536 / sizeof(T);  // elements, about: it shares the L2 cache with what it is copied from
+struct Geometry {
+  static constexpr int64_t CHUNK = 8 * lanes<T>;  // channels of a block: a few cache lines of each pixel
 
   const Window& w;
-  const int64_t channels, vectors, taps = volume(w.kernel);
-  int64_t span, width, height, rows, down;  // input columns of a window, and columns and rows of a piece; output rows of a block
-  std::vector<int64_t> offset;              // of each tap in the piece
+  const int64_t channels, taps = volume(w.kernel), rows = w.output[0] * w.output[1];
+  // Taps that share a run: those of a row of the kernel where there is code for its width, else each has its own.
+  int64_t together;
+  int64_t begin, end;  // positions all of whose taps lie inside the picture's width
 
-  DepthwiseBlocks(const Window& window, int64_t groups) : w(window), channels(groups), vectors(ceil_div(groups, lanes<T>)) {
-    const auto reach = [&](int i) { return w.kernel[i] == 0 ? 0 : w.dilation[i] * (w.kernel[i] - 1) + 1; };
-    span = reach(2);
-    width = (w.output[2] - 1) * w.stride[2] + span;
-    const int64_t fitting = PIECE / (lanes<T> * std::max<int64_t>(1, w.kernel[0] * width));
-    rows = std::clamp<int64_t>((fitting - reach(1)) / w.stride[1] + 1, std::min<int64_t>(4, w.output[1]), w.output[1]);
-    down = ceil_div(w.output[1], rows);
-    rows = ceil_div(w.output[1], down);
-    height = (rows - 1) * w.stride[1] + reach(1);
-    for (int64_t kd = 0; kd < w.kernel[0]; kd++)
-      for (int64_t kh = 0; kh < w.kernel[1]; kh++)
-        for (int64_t kw = 0; kw < w.kernel[2]; kw++)
-          offset.push_back(((kd * height + kh * w.dilation[1]) * width + kw * w.dilation[2]) * lanes<T>);
+  Geometry(const Window& window, int64_t groups) : w(window), channels(groups) {
+    const bool shared = w.dilation[2] == 1 && w.stride[2] <= 2 && (w.kernel[2] == 3 || w.kernel[2] == 5 || w.kernel[2] == 7);
+    together = shared ? w.kernel[2] : 1;
+    const int64_t last = w.input[2] + w.padding[2] - w.dilation[2] * (w.kernel[2] - 1);  // behind the last first tap
+    begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(w.padding[2], 0), w.stride[2]), 0, w.output[2]);
+    end = last <= 0 ? begin : std::clamp(ceil_div(last, w.stride[2]), begin, w.output[2]);
   }
 
-  int64_t count(int64_t batch) const { return batch * w.output[0] * down * vectors; }
+  int64_t pixels(int64_t outs) const { return (outs - 1) * w.stride[2] + together; }
 
-  // Neighbours share pixels.
-  DepthwiseBlock block(int64_t index) const {
-    const int64_t y = index / vectors % down * rows, slice = index / vectors / down;
-    return {slice / w.output[0], slice % w.output[0], y, std::min(rows, w.output[1] - y),
-            std::min(index % vectors * lanes<T>, channels - lanes<T>)};
-  }
-
-  Scratch<T> scratch() const { return Scratch<T>(std::max<int64_t>(1, w.kernel[0] * height * width * lanes<T>)); }
-
-  void copy(const T* input, const DepthwiseBlock& at, T* to) const {
-    constexpr int64_t L = lanes<T>;
-    const int64_t begin = std::clamp<int64_t>(w.padding[2], 0, width), end = std::clamp(w.input[2] + w.padding[2], begin, width);
+  // The runs of an output row, from its first position on. Rows of taps outside the picture are left out.
+  void find(const T* input, int64_t row, Runs<T>& runs) const {
+    const int64_t h0 = row % w.output[1] * w.stride[1] - w.padding[1], slice = row / w.output[1];
+    const int64_t d0 = slice % w.output[0] * w.stride[0] - w.padding[0], n = slice / w.output[0];
+    runs.run.clear();
+    runs.tap.clear();
+    runs.pixel = channels;
+    runs.stride = w.stride[2];
     for (int64_t kd = 0; kd < w.kernel[0]; kd++) {
-      const int64_t d = at.depth * w.stride[0] - w.padding[0] + kd * w.dilation[0];
-      for (int64_t row = 0; row < height; row++, to += width * L) {
-        const int64_t h = at.y * w.stride[1] - w.padding[1] + row;
-        if (d < 0 || d >= w.input[0] || h < 0 || h >= w.input[1]) {
-          zero_run(to, width * L);
-          continue;
+      for (int64_t kh = 0; kh < w.kernel[1]; kh++) {
+        const int64_t d = d0 + kd * w.dilation[0], h = h0 + kh * w.dilation[1];
+        if (d < 0 || d >= w.input[0] || h < 0 || h >= w.input[1]) continue;
+        for (int64_t kw = 0; kw < w.kernel[2]; kw += together) {
+          runs.tap.push_back((kd * w.kernel[1] + kh) * w.kernel[2] + kw);
+          runs.run.push_back(input + (((n * w.input[0] + d) * w.input[1] + h) * w.input[2] - w.padding[2] + kw * w.dilation[2]) * channels);
         }
-        const T* from = input + (((at.batch * w.input[0] + d) * w.input[1] + h) * w.input[2] - w.padding[2]) * channels + at.channel;
-        zero_run(to, begin * L);
-        for (int64_t x = begin; x < end; x++) store(to + x * L, load(from + x * channels));
-        zero_run(to + end * L, (width - end) * L);
+      }
+    }
+  }
+
+  // Room for the copies of a block.
+  Scratch<T> scratch() const { return Scratch<T>(std::max<int64_t>(1, taps / together * pixels(OUTS) * CHUNK)); }
+
+  // A row's runs from position `x` on, for `count` channels from `c` on, with zeros where pixels don't exist.
+  void copy(const Runs<T>& row, int64_t x, int64_t outs, int64_t c, int64_t count, T* copies, Runs<T>& runs) const {
+    runs.run.clear();
+    runs.tap = row.tap;
+    runs.pixel = count;
+    runs.stride = w.stride[2];
+    for (size_t r = 0; r < row.run.size(); r++) {
+      runs.run.push_back(copies);
+      const int64_t first = x * w.stride[2], column = first - w.padding[2] + row.tap[r] % w.kernel[2] * w.dilation[2];
+      for (int64_t i = 0; i < pixels(outs); i++, copies += count) {
+        if (column + i < 0 || column + i >= w.input[2])
+          zero_run(copies, count);
+        else
+          copy_run(row.run[r] + (first + i) * channels + c, copies, count);
+      }
+    }
+  }
+
+  // Calls f(runs, offset in them, first position, positions) for all blocks of `count` channels from `c` on.
+  template <class F>
+  void for_each_block(const Runs<T>& row, int64_t c, int64_t count, T* copies, Runs<T>& edge, const F& f) const {
+    for (int64_t x = 0; x < w.output[2]; x += OUTS) {
+      const int64_t outs = std::min<int64_t>(OUTS, w.output[2] - x);
+      if (begin <= x && x + outs <= end) {
+        f(row, x * w.stride[2] * channels + c, x, outs);
+      } else {
+        copy(row, x, outs, c, count, copies, edge);
+        f(edge, 0, x, outs);
       }
     }
   }
 };
 
-// OUTS neighbouring positions: they share the load of each weight. `weight` is [tap][channel].
-template <int OUTS, class T>
-void depthwise_outs(const std::vector<int64_t>& offset, const T* piece, int64_t move, const T* weight, int64_t channels, vec<T> start,
-                    T* to, int64_t spacing) {
-  vec<T> sum[OUTS];
-#pragma GCC unroll 8
-  for (int o = 0; o < OUTS; o++) sum[o] = start;
-  for (const int64_t tap : offset) {
-    const vec<T> factor = load(weight);
-#pragma GCC unroll 8
-    for (int o = 0; o < OUTS; o++) sum[o] += load(piece + tap + o * move) * factor;
-    weight += channels;
-  }
-#pragma GCC unroll 8
-  for (int o = 0; o < OUTS; o++) store(to + o * spacing, sum[o]);
+// Narrow pictures are mostly edge: better their rows are copied with their padding once than edge blocks at every row of taps.
+template <class T>
+bool is_mostly_edge(const Window& w, const Geometry<T>& g) {
+  return w.padding[2] >= 0 && 4 * (w.output[2] - (g.end - g.begin)) > w.output[2];
 }
 
-template <class T>
-using DepthwiseOuts = void (*)(const std::vector<int64_t>&, const T*, int64_t, const T*, int64_t, vec<T>, T*, int64_t);
-
-constexpr int DEPTHWISE_OUTS = 8;
-
-// depthwise_outs<outs> for a number known at run time, 1 to DEPTHWISE_OUTS.
-template <class T, int OUTS = DEPTHWISE_OUTS>
-DepthwiseOuts<T> depthwise_outs_of(int64_t outs) {
-  if constexpr (OUTS > 1) {
-    if (outs < OUTS) return depthwise_outs_of<T, OUTS - 1>(outs);
-  }
-  return depthwise_outs<OUTS, T>;
+// The input of `p` with as wide rows as its window reaches, and p for it.
+template <class T, class P>
+P with_padded_rows(const P& p, Scratch<T>& copy) {
+  const Window& w = p.window;
+  const int64_t C = p.groups, rows = p.batch * w.input[0] * w.input[1];
+  const int64_t reach = (w.output[2] - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1, width = std::max(reach, w.padding[2] + w.input[2]);
+  copy = Scratch<T>(rows * width * C);
+  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 16384 / (width * C)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      T* to = copy.get() + row * width * C;
+      zero_run(to, w.padding[2] * C);
+      copy_run(p.input + row * w.input[2] * C, to + w.padding[2] * C, w.input[2] * C);
+      zero_run(to + (w.padding[2] + w.input[2]) * C, (width - w.padding[2] - w.input[2]) * C);
+    }
+  });
+  P padded = p;
+  padded.input = copy.get();
+  padded.window.input[2] = width;
+  padded.window.padding[2] = 0;
+  return padded;
 }
 
+// A block's kernel for TAPS taps to a run, STRIDE (0 where it is not known at compile time) and COUNT positions.
+template <template <class, int, int, int> class Kernel, class T, int TAPS, int STRIDE, int COUNT = OUTS>
+auto kernel_for(int64_t outs) {
+  if constexpr (COUNT > 1) {
+    if (outs < COUNT) return kernel_for<Kernel, T, TAPS, STRIDE, COUNT - 1>(outs);
+  }
+  return &Kernel<T, TAPS, STRIDE, COUNT>::run;
+}
+
+template <template <class, int, int, int> class Kernel, class T>
+auto kernel_for(const Geometry<T>& g, int64_t outs) {
+  const bool one = g.w.stride[2] == 1;
+  if (g.together == 3) return one ? kernel_for<Kernel, T, 3, 1>(outs) : kernel_for<Kernel, T, 3, 2>(outs);
+  if (g.together == 5) return one ? kernel_for<Kernel, T, 5, 1>(outs) : kernel_for<Kernel, T, 5, 2>(outs);
+  if (g.together == 7) return one ? kernel_for<Kernel, T, 7, 1>(outs) : kernel_for<Kernel, T, 7, 2>(outs);
+  return kernel_for<Kernel, T, 1, 0>(outs);
+}
+
+// output = start + sum over the taps; weight is [tap][channels].
+template <class T, int TAPS, int STRIDE, int COUNT>
+struct Forward {
+  static void run(const Runs<T>& runs, int64_t offset, int64_t count, const T* weight, int64_t channels, const T* start, T* to, int64_t spacing) {
+    constexpr int PIXELS = STRIDE == 0 ? COUNT : (COUNT - 1) * STRIDE + TAPS;
+    const int64_t next = (STRIDE == 0 ? runs.stride : 1) * runs.pixel;
+    for (int64_t c = 0; c < count; c += lanes<T>) {
+      c = std::min(c, count - lanes<T>);
+      vec<T> sum[COUNT];
+#pragma GCC unroll 4
+      for (int o = 0; o < COUNT; o++) sum[o] = load(start + c);
+      for (size_t r = 0; r < runs.run.size(); r++) {
+        const T *in = runs.run[r] + offset + c, *k = weight + runs.tap[r] * channels + c;
+        vec<T> pixel[PIXELS];
+#pragma GCC unroll 13
+        for (int i = 0; i < PIXELS; i++) pixel[i] = load(in + i * next);
+#pragma GCC unroll 7
+        for (int tap = 0; tap < TAPS; tap++) {
+          const vec<T> factor = load(k + tap * channels);
+#pragma GCC unroll 4
+          for (int o = 0; o < COUNT; o++) sum[o] += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * factor;
+        }
+      }
+#pragma GCC unroll 4
+      for (int o = 0; o < COUNT; o++) store(to + o * spacing + c, sum[o]);
+    }
+  }
+};
+
 template <class T>
-void depthwise_conv(const GatherConv<T>& p) {
+void conv(const GatherConv<T>& p) {
   const Window& w = p.window;
   const int64_t C = p.groups;
-  const DepthwiseBlocks<T> blocks(w, C);
-  const Scratch<T> weight(std::max<int64_t>(1, blocks.taps * C));  // [tap][channel]
-  for (int64_t tap = 0; tap < blocks.taps; tap++) {
+  const Geometry<T> geometry(w, C);
+  if (is_mostly_edge(w, geometry)) {
+    Scratch<T> copy(0);
+    return conv(with_padded_rows(p, copy));
+  }
+  const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * C)), start(C);  // [tap][channel]
+  for (int64_t tap = 0; tap < geometry.taps; tap++) {
     const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
     const T* from = p.weight.data + p.weight.start + kd * p.weight.step[0] + kh * p.weight.step[1] + kw * p.weight.step[2];
     for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = from[c * p.weight.group_step];
   }
-  const int64_t move = w.stride[2] * lanes<T>, spacing = p.spacing[2] * C;
-  const int64_t work = blocks.rows * w.output[2] * (blocks.taps + 1) * lanes<T>;
-  torch::stable::parallel_for(0, blocks.count(p.batch), std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {
-    const Scratch<T> piece = blocks.scratch();
-    for (int64_t i = begin; i < end; i++) {
-      const DepthwiseBlock at = blocks.block(i);
-      blocks.copy(p.input, at, piece.get());
-      const vec<T> start = p.bias != nullptr ? load(p.bias + at.channel) : vec<T>{};
-      const int64_t d = p.origin[0] + at.depth * p.spacing[0];
-      for (int64_t y = 0; y < at.rows; y++) {
-        const int64_t h = p.origin[1] + (at.y + y) * p.spacing[1];
-        T* to = p.output + (((at.batch * p.output_extent[0] + d) * p.output_extent[1] + h) * p.output_extent[2] + p.origin[2]) * C + at.channel;
-        const T* from = piece.get() + y * w.stride[1] * blocks.width * lanes<T>;
-        const int64_t steps = ceil_div(w.output[2], DEPTHWISE_OUTS);
-        for (int64_t step = 0; step < steps; step++) {
-          const int64_t x = w.output[2] * step / steps, outs = w.output[2] * (step + 1) / steps - x;
-          depthwise_outs_of<T>(outs)(blocks.offset, from + x * move, move, weight.get() + at.channel, C, start, to + x * spacing, spacing);
-        }
+  for (int64_t c = 0; c < C; c++) start.get()[c] = p.bias != nullptr ? p.bias[c] : T(0);
+  const int64_t spacing = p.spacing[2] * C, grain = std::max<int64_t>(1, 16384 / (C * (geometry.taps + 1) * w.output[2]));
+  const auto whole = kernel_for<Forward>(geometry, OUTS), rest = kernel_for<Forward>(geometry, w.output[2] % OUTS);
+  torch::stable::parallel_for(0, p.batch * geometry.rows, grain, [&](int64_t begin, int64_t end) {
+    const Scratch<T> copies = geometry.scratch();
+    Runs<T> runs, edge;
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t h = p.origin[1] + row % w.output[1] * p.spacing[1], slice = row / w.output[1];
+      const int64_t d = p.origin[0] + slice % w.output[0] * p.spacing[0], n = slice / w.output[0];
+      T* line = p.output + (((n * p.output_extent[0] + d) * p.output_extent[1] + h) * p.output_extent[2] + p.origin[2]) * C;
+      geometry.find(p.input, row, runs);
+      for (int64_t next = 0; next < C; next += geometry.CHUNK) {
+        const int64_t c = std::min(next, C - lanes<T>), count = std::min(geometry.CHUNK, C - c);
+        geometry.for_each_block(runs, c, count, copies.get(), edge, [&](const Runs<T>& from, int64_t offset, int64_t x, int64_t outs) {
+          (outs == OUTS ? whole : rest)(from, offset, count, weight.get() + c, C, start.get() + c, line + x * spacing + c, spacing);
+        });
       }
     }
   });
 }
 
-// sums[tap] += what TAPS taps gather from `count` positions of a row. Several positions at a time are enough chains of sums to
-// hide the latency of FMA.
-template <int TAPS, class T>
-void depthwise_dots(const int64_t* offset, const T* piece, int64_t move, const T* grad, int64_t channels, int64_t count, T* sums) {
-  constexpr int CHAINS = TAPS > 4 ? 1 : 2;
-  vec<T> sum[TAPS][CHAINS] = {};
-  int64_t x = 0;
-  for (; x + CHAINS <= count; x += CHAINS) {
-#pragma GCC unroll 2
-    for (int i = 0; i < CHAINS; i++) {
-      const vec<T> g = load(grad + (x + i) * channels);
-#pragma GCC unroll 9
-      for (int tap = 0; tap < TAPS; tap++) sum[tap][i] += g * load(piece + (x + i) * move + offset[tap]);
+// sums[tap][width] += grad * pixels, over a block's positions.
+template <class T, int TAPS, int STRIDE, int COUNT>
+struct Gradient {
+  static void run(const Runs<T>& runs, int64_t offset, int64_t count, const T* grad, int64_t channels, T* sums, int64_t width) {
+    constexpr int PIXELS = STRIDE == 0 ? COUNT : (COUNT - 1) * STRIDE + TAPS;
+    const int64_t next = (STRIDE == 0 ? runs.stride : 1) * runs.pixel;
+    for (int64_t c = 0; c < count; c += lanes<T>) {
+      vec<T> g[COUNT];
+#pragma GCC unroll 4
+      for (int o = 0; o < COUNT; o++) g[o] = load(grad + o * channels + c);
+      for (size_t r = 0; r < runs.run.size(); r++) {
+        const T* in = runs.run[r] + offset + c;
+        T* sum = sums + runs.tap[r] * width + c;
+        vec<T> pixel[PIXELS];
+#pragma GCC unroll 13
+        for (int i = 0; i < PIXELS; i++) pixel[i] = load(in + i * next);
+#pragma GCC unroll 7
+        for (int tap = 0; tap < TAPS; tap++) {
+          vec<T> total = load(sum + tap * width);
+#pragma GCC unroll 4
+          for (int o = 0; o < COUNT; o++) total += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * g[o];
+          store(sum + tap * width, total);
+        }
+      }
     }
   }
-  for (; x < count; x++) {
-    const vec<T> g = load(grad + x * channels);
-#pragma GCC unroll 9
-    for (int tap = 0; tap < TAPS; tap++) sum[tap][0] += g * load(piece + x * move + offset[tap]);
-  }
-#pragma GCC unroll 9
-  for (int tap = 0; tap < TAPS; tap++) {
-    vec<T> total = load(sums + tap * lanes<T>);
-#pragma GCC unroll 2
-    for (int i = 0; i < CHAINS; i++) total += sum[tap][i];
-    store(sums + tap * lanes<T>, total);
-  }
-}
+};
 
+// Elements of the gradient that one partial sum runs over, at least; and the most partial sums.
+constexpr int64_t SHORTEST_SUM = 1 << 14, SUMS = 16;
+
+// Sums over the output rows, cut into as many partial sums as the problem (not the machine) asks for, added up in order.
 template <class T>
-using DepthwiseDots = void (*)(const int64_t*, const T*, int64_t, const T*, int64_t, int64_t, T*);
-
-constexpr int DEPTHWISE_TAPS = 9;
-
-// depthwise_dots<taps> for a number known at run time, 1 to DEPTHWISE_TAPS.
-template <class T, int TAPS = DEPTHWISE_TAPS>
-DepthwiseDots<T> depthwise_dots_of(int64_t taps) {
-  if constexpr (TAPS > 1) {
-    if (taps < TAPS) return depthwise_dots_of<T, TAPS - 1>(taps);
-  }
-  return depthwise_dots<TAPS, T>;
-}
-
-// The most partial sums that the blocks of a vector of channels are cut into.
-constexpr int64_t DEPTHWISE_SUMS = 16;
-
-// Each vector of channels sums over its blocks: cut into as many partial sums as the problem (not the machine) asks for, added up
-// in order.
-template <class T>
-void depthwise_weight_grad(const WeightGrad<T>& p) {
+void weight_grad(const WeightGrad<T>& p) {
   constexpr int64_t L = lanes<T>;
   const Window& w = p.window;
-  const int64_t C = p.groups;
-  const DepthwiseBlocks<T> blocks(w, C);
-  const int64_t vectors = blocks.vectors, taps = blocks.taps, each = w.output[1] == 0 ? 0 : blocks.count(p.batch) / vectors;
-  const int64_t sums = std::clamp<int64_t>(2 * DEPTHWISE_SUMS / vectors, 1, std::clamp<int64_t>(each, 1, DEPTHWISE_SUMS));
-  const Scratch<T> partial(sums * vectors * taps * L);  // [sum][vector][tap][lane]
-  zero_run(partial.get(), sums * vectors * taps * L);
-  torch::stable::parallel_for(0, sums * vectors, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> piece = blocks.scratch();
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t vector = i % vectors, sum = i / vectors;
-      for (int64_t b = each * sum / sums; b < each * (sum + 1) / sums; b++) {
-        const DepthwiseBlock at = blocks.block(b * vectors + vector);
-        blocks.copy(p.input, at, piece.get());
-        const int64_t slice = at.batch * w.output[0] + at.depth;
-        for (int64_t tap = 0; tap < taps; tap += DEPTHWISE_TAPS) {
-          const auto dots = depthwise_dots_of<T>(std::min<int64_t>(DEPTHWISE_TAPS, taps - tap));
-          for (int64_t y = 0; y < at.rows; y++)
-            dots(blocks.offset.data() + tap, piece.get() + y * w.stride[1] * blocks.width * L, w.stride[2] * L,
-                 p.grad_output + (slice * w.output[1] + at.y + y) * w.output[2] * C + at.channel, C, w.output[2],
-                 partial.get() + (i * taps + tap) * L);
-        }
+  const int64_t C = p.groups, whole = C / L * L;
+  const Geometry<T> geometry(w, C);
+  if (is_mostly_edge(w, geometry)) {
+    Scratch<T> copy(0);
+    return weight_grad(with_padded_rows(p, copy));
+  }
+  const int64_t taps = geometry.taps, rows = p.batch * geometry.rows, most = std::clamp<int64_t>(rows, 1, SUMS);
+  const int64_t sums = std::clamp<int64_t>(rows * w.output[2] * C / SHORTEST_SUM, 1, most);
+  // [sum][tap][channel], and behind the whole vectors the one that ends with the last channel.
+  const int64_t width = whole == C ? C : whole + L, last = C - L;
+  const Scratch<T> partial(sums * taps * width);
+  zero_run(partial.get(), sums * taps * width);
+  const auto kernel = kernel_for<Gradient>(geometry, OUTS), rest = kernel_for<Gradient>(geometry, w.output[2] % OUTS);
+  torch::stable::parallel_for(0, sums, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> copies = geometry.scratch();
+    Runs<T> runs, edge;
+    for (int64_t sum = begin; sum < end; sum++) {
+      T* const to = partial.get() + sum * taps * width;
+      for (int64_t row = rows * sum / sums; row < rows * (sum + 1) / sums; row++) {
+        const T* grad = p.grad_output + row * w.output[2] * C;
+        geometry.find(p.input, row, runs);
+        const auto add = [&](int64_t c, int64_t count, int64_t column) {
+          geometry.for_each_block(runs, c, count, copies.get(), edge, [&](const Runs<T>& from, int64_t offset, int64_t x, int64_t outs) {
+            (outs == OUTS ? kernel : rest)(from, offset, count, grad + x * C + c, C, to + column, width);
+          });
+        };
+        for (int64_t c = 0; c < whole; c += geometry.CHUNK) add(c, std::min(geometry.CHUNK, whole - c), c);
+        if (whole < C) add(last, L, whole);
       }
     }
   });
-  for (int64_t vector = 0; vector < vectors; vector++) {
-    const int64_t c = std::min(vector * L, C - L);
-    for (int64_t tap = 0; tap < taps; tap++) {
-      const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-      T* to = p.grad_weight + p.view.start + kd * p.view.step[0] + kh * p.view.step[1] + kw * p.view.step[2] + c * p.view.group_step;
-      vec<T> total{};
-      for (int64_t sum = 0; sum < sums; sum++) total += load(partial.get() + ((sum * vectors + vector) * taps + tap) * L);
-      for (int64_t i = 0; i < L; i++) to[i * p.view.group_step] = total[i];
+  for (int64_t tap = 0; tap < taps; tap++) {
+    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
+    T* to = p.grad_weight + p.view.start + kd * p.view.step[0] + kh * p.view.step[1] + kw * p.view.step[2];
+    for (int64_t c = 0; c < C; c++) {
+      T total = 0;
+      for (int64_t sum = 0; sum < sums; sum++) total += partial.get()[(sum * taps + tap) * width + (c < whole ? c : whole + c - last)];
+      to[c * p.view.group_step] = total;
     }
   }
 }
 
+}  // namespace depthwise
 }  // namespace TORCHCONV_ISA
 }  // namespace torchconv

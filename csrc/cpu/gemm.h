@@ -22,27 +22,17 @@ constexpr int PACKED_STRIDE = DEPTH + 64 / sizeof(T);
 enum class LayoutA { packed, transposed };
 
 // Computes ROWS x TILE_COLUMNS. `c` holds a pointer per row. The first `columns` of them are stored.
-// `start` is what the sum starts from: null for what C holds, else TILE_COLUMNS values (a bias, or zeros).
+// `start` is what the sum starts from, TILE_COLUMNS values (a bias, or zeros); null to add the sum to what C holds. Sums of short
+// sums: they err less than one long one.
 template <class T, int ROWS, LayoutA LAYOUT>
 void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* const* c, int64_t columns,
           const T* start) {
   constexpr int V = TILE_VECTORS, L = lanes<T>;
   vec<T> sum[ROWS][V];
-  T edge[V * L];
-  const bool whole = columns == V * L;
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
-    const T* from = start;
-    if (from == nullptr) {
-      from = c[i];
-      if (!whole) {
-        std::memset(edge, 0, sizeof edge);
-        std::memcpy(edge, c[i], columns * sizeof(T));
-        from = edge;
-      }
-    }
 #pragma GCC unroll 2
-    for (int j = 0; j < V; j++) sum[i][j] = load(from + j * L);
+    for (int j = 0; j < V; j++) sum[i][j] = start != nullptr ? load(start + j * L) : vec<T>{};
   }
   for (int64_t k = 0; k < depth; k++) {
     vec<T> row[V];
@@ -60,9 +50,19 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }
   }
+  T edge[V * L];
+  const bool whole = columns == V * L;
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
     T* to = whole ? c[i] : edge;
+    if (start == nullptr) {
+      if (!whole) {
+        std::memset(edge, 0, sizeof edge);
+        std::memcpy(edge, c[i], columns * sizeof(T));
+      }
+#pragma GCC unroll 2
+      for (int j = 0; j < V; j++) sum[i][j] += load(to + j * L);
+    }
 #pragma GCC unroll 2
     for (int j = 0; j < V; j++) store(to + j * L, sum[i][j]);
     if (!whole) std::memcpy(c[i], edge, columns * sizeof(T));

@@ -67,12 +67,16 @@ struct WeightGradPoints {
     constexpr int64_t N = TILE_COLUMNS<T>;
     const T zeros[N] = {};
     const T *a = grads.get() + point * tiles * out_stride + out, *b = inputs.get() + point * tiles * in_stride + in;
-    for (int64_t k = 0; k < ins; k += N) {
-      for (int64_t o = 0; o < outs; o += TILE_ROWS) {
-        const int rows = std::min<int64_t>(TILE_ROWS, outs - o);
-        T* c[TILE_ROWS];
-        for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
-        tile_of<T, LayoutA::transposed>(rows)(count, a + o, out_stride, b + k, in_stride, c, N, first ? zeros : nullptr);
+    for (int64_t t = 0; t < count; t += DEPTH) {
+      const int64_t depth = std::min<int64_t>(DEPTH, count - t);
+      for (int64_t k = 0; k < ins; k += N) {
+        for (int64_t o = 0; o < outs; o += TILE_ROWS) {
+          const int rows = std::min<int64_t>(TILE_ROWS, outs - o);
+          T* c[TILE_ROWS];
+          for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
+          tile_of<T, LayoutA::transposed>(rows)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, c, N,
+                                                first && t == 0 ? zeros : nullptr);
+        }
       }
     }
   }
