@@ -62,17 +62,18 @@ void pack_row(const Window& w, const T* input, int64_t pixel, int64_t first, int
 // channels, [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
 template <class T>
 struct PackedWeight {
-  int64_t depth, blocks, panels;
+  int64_t depth, blocks, panels, group_step;
   Scratch<T> data;
 
   PackedWeight(int64_t taps, int64_t groups, int64_t in_channels, int64_t out_channels)
       : depth(taps * in_channels),
         blocks(std::max<int64_t>(1, ceil_div(depth, DEPTH))),  // with no depth at all, one block that stores the bias
         panels(ceil_div(out_channels, TILE_COLUMNS<T>)),
-        data(groups * blocks * panels * DEPTH * TILE_COLUMNS<T>) {}
+        group_step(blocks * panels * DEPTH * TILE_COLUMNS<T> + LINE<T>),
+        data(groups * group_step) {}
 
   T* panel(int64_t group, int64_t block, int64_t panel) const {
-    return data.get() + ((group * blocks + block) * panels + panel) * DEPTH * TILE_COLUMNS<T>;
+    return data.get() + group * group_step + (block * panels + panel) * DEPTH * TILE_COLUMNS<T>;
   }
 };
 

@@ -13,10 +13,13 @@ constexpr int TILE_COLUMNS = TILE_VECTORS * lanes<T>;
 
 // Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
 constexpr int DEPTH = 128;
-// Distance of A's packed rows. A constant makes every broadcast a load with an immediate offset, and one cache line more
-// than the depth keeps the rows out of each other's cache sets.
+// A cache line. Added to a distance that may be a multiple of a large power of two, it keeps what is used together out of each
+// other's cache sets.
 template <class T>
-constexpr int PACKED_STRIDE = DEPTH + 64 / sizeof(T);
+constexpr int LINE = 64 / sizeof(T);
+// Distance of A's packed rows. A constant makes every broadcast a load with an immediate offset.
+template <class T>
+constexpr int PACKED_STRIDE = DEPTH + LINE<T>;
 
 // How A is laid out: rows packed at PACKED_STRIDE, or its transpose in place, [depth][rows], at a stride given at run time.
 enum class LayoutA { packed, transposed };

@@ -21,31 +21,32 @@ inline __attribute__((always_inline)) void transform_grad_output(const V y[OUT],
 }
 
 // One dimension of G^T m.
-template <class V>
-inline __attribute__((always_inline)) void transform_grad_weight(const V m[IN], V to[3]) {
-  const V sum1 = m[1] + m[2], sum2 = m[3] + m[4];
-  to[0] = m[0] / 4 - sum1 / 6 + sum2 / 24;
-  to[1] = (m[2] - m[1]) / 6 + (m[3] - m[4]) / 12;
-  to[2] = (sum2 - sum1) / 6 + m[5];
+template <class T>
+inline __attribute__((always_inline)) void transform_grad_weight(const vec<T> m[IN], vec<T> to[3]) {
+  constexpr T sixth = T(1) / 6, twelfth = T(1) / 12, twentyfourth = T(1) / 24;
+  const vec<T> sum1 = m[1] + m[2], sum2 = m[3] + m[4];
+  to[0] = m[0] * T(0.25) - sum1 * sixth + sum2 * twentyfourth;
+  to[1] = (m[2] - m[1]) * sixth + (m[3] - m[4]) * twelfth;
+  to[2] = (sum2 - sum1) * sixth + m[5];
 }
 
-// Both operands of a chunk of tiles, [point][tile][channels], and the sums of their products, [point][out][in]. One cache
-// line more than the channels keeps the rows out of each other's cache sets.
+// Both operands of a chunk of tiles, [point][tile][channels].
 template <class T>
 struct WeightGradPoints {
-  int64_t tiles, in_stride, out_stride, sum_stride, sum_step;  // sum_step: from one point to the next
+  int64_t in_stride, out_stride, in_step, out_step;  // from one tile to the next, and from one point to the next
   Scratch<T> inputs, grads;
 
-  static int64_t stride(int64_t channels) { return ceil_div(channels, TILE_COLUMNS<T>) * TILE_COLUMNS<T> + 64 / sizeof(T); }
+  static int64_t stride(int64_t channels) { return ceil_div(channels, TILE_COLUMNS<T>) * TILE_COLUMNS<T> + LINE<T>; }
 
-  WeightGradPoints(const WinogradPictures& p, int64_t most_tiles)
-      : tiles(most_tiles),
-        in_stride(stride(p.in_channels)),
+  WeightGradPoints(const WinogradPictures& p, int64_t tiles)
+      : in_stride(stride(p.in_channels)),
         out_stride(stride(p.out_channels)),
-        inputs(POINTS * tiles * in_stride),
-        grads(POINTS * tiles * out_stride) {
+        in_step(tiles * in_stride + LINE<T>),
+        out_step(tiles * out_stride + LINE<T>),
+        inputs(POINTS * in_step),
+        grads(POINTS * out_step) {
     // What lies beyond the last channel is multiplied, and never stored; it must not be slow numbers.
-    if (p.in_channels % TILE_COLUMNS<T> != 0) zero_run(inputs.get(), POINTS * tiles * in_stride);
+    if (p.in_channels % TILE_COLUMNS<T> != 0) zero_run(inputs.get(), POINTS * in_step);
   }
 
   // Those of the tiles [first, first + count).
@@ -56,8 +57,8 @@ struct WeightGradPoints {
         const T *input[POINTS], *grad[OUT * OUT];
         all.inputs(p.input, first + t, input);
         all.outputs(p.grad_output, first + t, static_cast<const T*>(all.zeros.get()), grad);
-        input_tile(input, 0, p.in_channels, inputs.get() + t * in_stride, tiles * in_stride);
-        tile_points<OUT>(grad, 0, p.out_channels, grads.get() + t * out_stride, tiles * out_stride, of_grad);
+        input_tile(input, 0, p.in_channels, inputs.get() + t * in_stride, in_step);
+        tile_points<OUT>(grad, 0, p.out_channels, grads.get() + t * out_stride, out_step, of_grad);
       }
     });
   }
@@ -66,7 +67,7 @@ struct WeightGradPoints {
   void multiply(int64_t point, int64_t count, int64_t out, int64_t outs, int64_t in, int64_t ins, T* sums, int64_t stride, bool first) const {
     constexpr int64_t N = TILE_COLUMNS<T>;
     const T zeros[N] = {};
-    const T *a = grads.get() + point * tiles * out_stride + out, *b = inputs.get() + point * tiles * in_stride + in;
+    const T *a = grads.get() + point * out_step + out, *b = inputs.get() + point * in_step + in;
     for (int64_t t = 0; t < count; t += DEPTH) {
       const int64_t depth = std::min<int64_t>(DEPTH, count - t);
       for (int64_t k = 0; k < ins; k += N) {
@@ -96,7 +97,7 @@ void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in,
       vec<T> m[IN], column[3];
 #pragma GCC unroll 6
       for (int y = 0; y < IN; y++) m[y] = load(sums + (y * IN + x) * step + c);
-      transform_grad_weight(m, column);
+      transform_grad_weight<T>(m, column);
 #pragma GCC unroll 3
       for (int y = 0; y < 3; y++) rows[y][x] = column[y];
     }
@@ -104,7 +105,7 @@ void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in,
 #pragma GCC unroll 3
     for (int y = 0; y < 3; y++) {
       vec<T> row[3];
-      transform_grad_weight(rows[y], row);
+      transform_grad_weight<T>(rows[y], row);
 #pragma GCC unroll 3
       for (int x = 0; x < 3; x++) store(taps[y * 3 + x], row[x]);
     }
@@ -132,25 +133,25 @@ void weight_grad(const WinogradWeightGrad<T>& p) {
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
   const WeightGradPoints<T> points(p, most);
-  const auto padded = [](int64_t channels) { return ceil_div(channels, N) * N; };
   if (chunks == 1) {
     // Few tiles: the sums of a block of channels are finished before they leave the cache.
     points.transform(p, all, 0, all.total);
     const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
     torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
-      const Scratch<T> sums(POINTS * OUT_BLOCK * IN_BLOCK);
+      constexpr int64_t step = OUT_BLOCK * IN_BLOCK + LINE<T>;
+      const Scratch<T> sums(POINTS * step);
       for (int64_t i = begin; i < end; i++) {
         const int64_t out = i / blocks * OUT_BLOCK, in = i % blocks * IN_BLOCK;
         const int64_t outs = std::min(OUT_BLOCK, p.out_channels - out), ins = std::min(IN_BLOCK, p.in_channels - in);
         for (int64_t point = 0; point < POINTS; point++)
-          points.multiply(point, all.total, out, outs, in, ins, sums.get() + point * OUT_BLOCK * IN_BLOCK, IN_BLOCK, true);
+          points.multiply(point, all.total, out, outs, in, ins, sums.get() + point * step, IN_BLOCK, true);
         for (int64_t o = 0; o < outs; o++)
-          finish_weight_grad(p, out + o, in, ins, sums.get() + o * IN_BLOCK, OUT_BLOCK * IN_BLOCK);
+          finish_weight_grad(p, out + o, in, ins, sums.get() + o * IN_BLOCK, step);
       }
     });
     return;
   }
-  const int64_t width = padded(p.in_channels), step = p.out_channels * width, blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  const int64_t width = ceil_div(p.in_channels, N) * N, step = p.out_channels * width + LINE<T>, blocks = ceil_div(p.out_channels, OUT_BLOCK);
   const Scratch<T> sums(POINTS * step);
   for (int64_t first = 0; first < all.total; first += most) {
     const int64_t count = std::min(most, all.total - first);
