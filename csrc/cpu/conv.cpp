@@ -140,6 +140,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), shift, nullptr};
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
+    if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
       return kernel.plane_conv(gather, activations<const T>(input), activations<T>(output));
     const ChannelsLast<T> from(input);

@@ -79,22 +79,21 @@ struct PackedWeight {
 
 template <class T>
 PackedWeight<T> pack_weight(const GatherConv<T>& p) {
-  PackedWeight<T> packed(volume(p.window.kernel), p.groups, p.in_channels, p.out_channels);
-  const auto& v = p.weight;
-  torch::stable::parallel_for(0, p.groups * packed.blocks * packed.panels, 1, [&](int64_t begin, int64_t end) {
+  constexpr int64_t N = TILE_COLUMNS<T>, CHUNK = 16;
+  const int64_t taps = volume(p.window.kernel), C = p.in_channels, chunks = ceil_div(C, CHUNK);
+  PackedWeight<T> packed(taps, p.groups, C, p.out_channels);
+  torch::stable::parallel_for(0, p.groups * packed.panels * chunks, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> chunk(CHUNK * taps * N);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t panel = i % packed.panels, block = i / packed.panels % packed.blocks, group = i / packed.panels / packed.blocks;
-      const int64_t first = panel * TILE_COLUMNS<T>, count = std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - first);
-      const int64_t depth = std::min<int64_t>(DEPTH, packed.depth - block * DEPTH);
-      T* to = packed.panel(group, block, panel);
-      for (int64_t k = 0; k < depth; k++, to += TILE_COLUMNS<T>) {
-        const int64_t row = block * DEPTH + k, tap = row / p.in_channels, in = row % p.in_channels;
-        const int64_t kw = tap % p.window.kernel[2], kh = tap / p.window.kernel[2] % p.window.kernel[1];
-        const int64_t kd = tap / p.window.kernel[2] / p.window.kernel[1];
-        const T* from = v.data + v.start + kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step + group * v.group_step +
-                        first * v.out_step;
-        for (int64_t j = 0; j < count; j++) to[j] = from[j * v.out_step];
-        for (int64_t j = count; j < TILE_COLUMNS<T>; j++) to[j] = 0;
+      const int64_t in = i % chunks * CHUNK, panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
+      const int64_t ins = std::min(CHUNK, C - in), out = panel * N, outs = std::min(N, p.out_channels - out);
+      if (outs < N) zero_run(chunk.get(), ins * taps * N);
+      Filters<T>(p.weight, p.window.kernel, group, C).read(in, ins, out, outs, chunk.get(), N);
+      for (int64_t c = 0; c < ins; c++) {
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const int64_t row = tap * C + in + c;
+          copy_run(chunk.get() + (c * taps + tap) * N, packed.panel(group, row / DEPTH, panel) + row % DEPTH * N, N);
+        }
       }
     }
   });
@@ -164,24 +163,54 @@ void gather_conv(const GatherConv<T>& p) {
 constexpr int64_t SHORTEST_SUM = 8 * DEPTH;
 constexpr int64_t SUMS = 32;
 
+// to[in][tap] = from[tap][in], for `taps` taps that lie `tap_step` apart. Taps are few: their vectors are transposed as if they
+// were a square, and of each row of it all but the last overwrite what is behind the taps, which the next row then writes.
+template <class T>
+void interleave(int64_t taps, int64_t ins, const T* from, int64_t tap_step, T* to) {
+  constexpr int64_t L = lanes<T>;
+  int64_t in = 0;
+  for (; taps <= L && in + L <= ins; in += L) {
+    vec<T> row[L] = {};
+    T square[L * L];
+    for (int64_t tap = 0; tap < taps; tap++) row[tap] = load(from + tap * tap_step + in);
+    butterfly<T, L / 2>(row, std::make_integer_sequence<int, L>{});
+    for (int64_t i = 0; i < L; i++) store(square + i * L, row[i]);
+    const int64_t whole = std::clamp<int64_t>((ins - in) - ceil_div(L, taps), 0, L);
+    for (int64_t i = 0; i < whole; i++) store(to + (in + i) * taps, load(square + i * L));
+    for (int64_t i = whole; i < L; i++) std::memcpy(to + (in + i) * taps, square + i * L, taps * sizeof(T));
+  }
+  for (; in < ins; in++)
+    for (int64_t tap = 0; tap < taps; tap++) to[in * taps + tap] = from[tap * tap_step + in];
+}
+
 // The partial sums [sum][group][out][tap, in], added up in order: a tap and a channel are as far apart as the steps say.
 template <class T>
 void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_step, int64_t in_step) {
   const Extent& kernel = p.window.kernel;
   const auto& v = p.view;
-  const int64_t K = volume(kernel) * p.in_channels, size = p.groups * p.out_channels * K;
+  const int64_t taps = volume(kernel), C = p.in_channels, K = taps * C, size = p.groups * p.out_channels * K;
+  const bool one_run = v.in_step == taps && v.step[2] == 1 && v.step[1] == kernel[2] && v.step[0] == kernel[1] * kernel[2];
   torch::stable::parallel_for(0, p.groups * p.out_channels, std::max<int64_t>(1, 16384 / K), [&](int64_t begin, int64_t end) {
+    const Scratch<T> total(K);
     for (int64_t i = begin; i < end; i++) {
       const T* from = partial + i * K;
+      if (sums > 1) {
+        for (int64_t k = 0; k < K; k++) {
+          T sum = 0;
+          for (int64_t s = 0; s < sums; s++) sum += from[s * size + k];
+          total.get()[k] = sum;
+        }
+        from = total.get();
+      }
       T* to = p.grad_weight + v.start + i / p.out_channels * v.group_step + i % p.out_channels * v.out_step;
+      if (one_run && in_step == 1) {
+        interleave(taps, C, from, tap_step, to);
+        continue;
+      }
       for (int64_t kd = 0; kd < kernel[0]; kd++)
         for (int64_t kh = 0; kh < kernel[1]; kh++)
           for (int64_t kw = 0; kw < kernel[2]; kw++, from += tap_step)
-            for (int64_t in = 0; in < p.in_channels; in++) {
-              T total = 0;
-              for (int64_t sum = 0; sum < sums; sum++) total += from[sum * size + in * in_step];
-              to[kd * v.step[0] + kh * v.step[1] + kw * v.step[2] + in * v.in_step] = total;
-            }
+            copy_matrix(1, C, from, K, in_step, to + kd * v.step[0] + kh * v.step[1] + kw * v.step[2], K, v.in_step);
     }
   });
 }

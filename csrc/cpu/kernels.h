@@ -156,6 +156,9 @@ struct ConvKernels {
   void (*weight_grad)(const WeightGrad<T>&);
   void (*winograd_conv)(const WinogradConv<T>&);
   void (*winograd_weight_grad)(const WinogradWeightGrad<T>&);
+  // The first for few input channels, of activations as they are; and whether that is faster.
+  void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
+  bool (*row_conv_serves)(const GatherConv<T>&);
   // The same two maps for few channels, of activations as they are; and whether that is faster.
   void (*plane_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);

@@ -77,22 +77,11 @@ inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64
 template <class T>
 void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int64_t first, T* to, int64_t step) {
   constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 16;
-  const auto& v = p.weight;
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
+  const Filters<T> filters(p.weight, {1, 3, 3}, 0, p.in_channels);
   T chunk[CHUNK][9][N] = {};
-  int64_t offset[9];
-  for (int tap = 0; tap < 9; tap++) offset[tap] = v.start + tap / 3 * v.step[1] + tap % 3 * v.step[2];
-  const bool one_run = v.in_step == 9 && v.step[1] == 3 && v.step[2] == 1;
   for (int64_t k = 0; k < depth; k++) {
-    if (k % CHUNK == 0) {
-      // Several input channels at a time: a filter's elements are near each other, filters may be pages apart.
-      const T* filters = v.data + (channel + k) * v.in_step + first * v.out_step;
-      const int64_t some = std::min(CHUNK, depth - k);
-      if (one_run)
-        transpose_matrix(columns, some * 9, filters + v.start, v.out_step, chunk[0][0], N);
-      else
-        for (int tap = 0; tap < 9; tap++) copy_matrix(some, columns, filters + offset[tap], v.in_step, v.out_step, chunk[0][tap], 9 * N, 1);
-    }
+    if (k % CHUNK == 0) filters.read(channel + k, std::min(CHUNK, depth - k), first, columns, chunk[0][0], N);
     const auto& taps = chunk[k % CHUNK];
     for (int64_t o = 0; o < N; o += L) {
       vec<T> rows[IN][3];  // G g, then times G^T

@@ -1,0 +1,63 @@
+// Weights in the order that the products want them: output channels side by side, whatever the order in memory.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+// Element (tap, in, out) of a weight lies at data + offset[tap] + in * in_step + out * out_step.
+template <class T>
+struct Filters {
+  const T* data;
+  int64_t in_channels, in_step, out_step;
+  std::vector<int64_t> offset;
+
+  Filters(const WeightView<T>& v, const Extent& kernel, int64_t group, int64_t ins)
+      : data(v.data + v.start + group * v.group_step), in_channels(ins), in_step(v.in_step), out_step(v.out_step) {
+    for (int64_t kd = 0; kd < kernel[0]; kd++)
+      for (int64_t kh = 0; kh < kernel[1]; kh++)
+        for (int64_t kw = 0; kw < kernel[2]; kw++) offset.push_back(kd * v.step[0] + kh * v.step[1] + kw * v.step[2]);
+  }
+  int64_t taps() const { return static_cast<int64_t>(offset.size()); }
+
+  // to[in][tap][out], `width` apart, for `ins` channels from `in` on and `outs` from `out` on. A filter's elements are near each
+  // other, filters may be pages apart: it is read along what is near.
+  void read(int64_t in, int64_t ins, int64_t out, int64_t outs, T* to, int64_t width) const {
+    const T* from = data + in * in_step + out * out_step;
+    const int64_t count = taps();
+    bool ascending = true, descending = true;
+    for (int64_t tap = 0; tap < count; tap++) {
+      ascending = ascending && offset[tap] == tap;
+      descending = descending && offset[tap] == offset[0] - tap;
+    }
+    if (ascending && in_step == count) return transpose_matrix(outs, ins * count, from, out_step, to, width);
+    for (int64_t i = 0; i < ins; i++) {
+      // What is read beyond a filter's last tap is the next filter's first: not so for the last one of all.
+      if (in_step < std::max(out_step, INT64_C(1) * lanes<T>) || !(ascending || descending) || count < 3 || count > lanes<T> || in + i + 1 >= in_channels)
+        for (int64_t tap = 0; tap < count; tap++)
+          for (int64_t o = 0; in_step != 1 && o < outs; o++) to[(i * count + tap) * width + o] = from[i * in_step + offset[tap] + o * out_step];
+      else
+        read_by_taps(from + i * in_step, ascending, outs, to + i * count * width, width);
+    }
+    if (in_step == 1)
+      for (int64_t tap = 0; tap < count; tap++) copy_matrix(ins, outs, from + offset[tap], in_step, out_step, to + tap * width, count * width, 1);
+  }
+
+ private:
+  // One input channel, whose taps are a run in memory: transposed by whole squares, of which only the taps' rows are kept.
+  void read_by_taps(const T* from, bool ascending, int64_t outs, T* to, int64_t width) const {
+    constexpr int64_t L = lanes<T>;
+    const int64_t count = taps();
+    from += ascending ? 0 : offset[count - 1];
+    for (int64_t o = 0; o < outs; o += L) {
+      T square[L * L];
+      const int64_t some = std::min(L, outs - o);
+      if (some == L)
+        transpose_square(from + o * out_step, out_step, square, L);
+      else
+        for (int64_t tap = 0; tap < count; tap++)
+          for (int64_t j = 0; j < some; j++) square[tap * L + j] = from[(o + j) * out_step + tap];
+      for (int64_t tap = 0; tap < count; tap++) copy_run(square + (ascending ? tap : count - 1 - tap) * L, to + tap * width + o, some);
+    }
+  }
+};
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
