@@ -190,25 +190,25 @@ void plane_weight_grad(const WeightGrad<T>& p, const Activations<const T>& input
   add_up(p, sums, partial.get(), 1, planes.taps);
 }
 
-// Whether shifted planes multiply fewer vectors than panels of output channels would, which are full or not; and what is
-// copied is not far more than what is computed.
+// Whether channels are few, shifted planes multiply fewer vectors than panels of output channels would, which are full or not, and
+// what is copied is not far more than what is computed.
 template <class T>
-bool planes_fit(const Window& w, int64_t out_channels) {
+bool planes_fit(const Window& w, int64_t in_channels, int64_t out_channels) {
   const double height = w.output[1], width = w.output[2], halo_height = PlaneAxis(w, 1).halo, halo_width = PlaneAxis(w, 2).halo;
   const double positions = height * width, computed = height * (width + halo_width);
-  return positions >= lanes<T> && (height + halo_height) * (width + halo_width) <= 4 * positions &&
+  return (out_channels < TILE_COLUMNS<T> || in_channels < lanes<T>) && positions >= lanes<T> && (height + halo_height) * (width + halo_width) <= 4 * positions &&
          out_channels * computed / lanes<T> <= TILE_VECTORS * ceil_div(out_channels, TILE_COLUMNS<T>) * positions;
 }
 
 // One tap of a channels-last input is a matrix as it lies, and depthwise its channels are as good as positions.
 template <class T>
 bool plane_conv_serves(const GatherConv<T>& p, bool channels_last) {
-  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.out_channels);
+  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.in_channels, p.out_channels);
 }
 
 template <class T>
 bool plane_weight_grad_serves(const WeightGrad<T>& p, bool channels_last) {
-  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.out_channels);
+  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.in_channels, p.out_channels);
 }
 
 }  // namespace TORCHCONV_ISA
