@@ -3,6 +3,8 @@
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
+constexpr int64_t BOX_CHUNK = 64;  // channels that are summed together
+
 struct BoxPosition {
   int64_t batch, d, h, w;
 };
@@ -29,9 +31,9 @@ void box_sum_channels_last(const BoxSum<T>& p) {
     for (int64_t q = begin; q < end; q++) {
       const BoxPosition at = box_position(b.output, q);
       const auto whole = static_cast<wide<T>>(p.divide_inputs ? 1 : by[0][at.d] * by[1][at.h] * by[2][at.w]);
-      for (int64_t c = 0; c < C; c += POOL_CHUNK) {
-        const int64_t count = std::min(POOL_CHUNK, C - c);
-        wide<T> sum[POOL_CHUNK] = {};
+      for (int64_t c = 0; c < C; c += BOX_CHUNK) {
+        const int64_t count = std::min(BOX_CHUNK, C - c);
+        wide<T> sum[BOX_CHUNK] = {};
         for_each_pixel(b, at, [&](int64_t pixel, int64_t d, int64_t h, int64_t w) {
           const T* from = p.input + (at.batch * inputs + pixel) * C + c;
           if (!p.divide_inputs) {
@@ -95,10 +97,10 @@ void box_argmax(const BoxArgmax<T>& p) {
     for (int64_t q = begin; q < end; q++) {
       const BoxPosition at = box_position(b.output, q);
       const int64_t first = (b.spans[0][at.d].begin * b.input[1] + b.spans[1][at.h].begin) * b.input[2] + b.spans[2][at.w].begin;
-      for (int64_t c = 0; c < C; c += POOL_CHUNK) {
-        const int64_t count = std::min(POOL_CHUNK, C - c);
-        wide<T> best[POOL_CHUNK];
-        int64_t index[POOL_CHUNK];
+      for (int64_t c = 0; c < C; c += BOX_CHUNK) {
+        const int64_t count = std::min(BOX_CHUNK, C - c);
+        wide<T> best[BOX_CHUNK];
+        int64_t index[BOX_CHUNK];
         for (int64_t j = 0; j < count; j++) best[j] = -std::numeric_limits<wide<T>>::infinity(), index[j] = first;
         for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) {
           const T* from = p.input + (at.batch * inputs + pixel) * C + c;

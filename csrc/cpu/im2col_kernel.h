@@ -48,25 +48,29 @@ void col2im(const Columns<T>& p) {
   const Window& w = p.window;
   const int64_t taps = volume(w.kernel), outputs = volume(w.output), stride = w.stride[2], inputs = volume(w.input);
   torch::stable::parallel_for(0, p.batch * p.channels, std::max<int64_t>(1, 16384 / (outputs * taps + 1)), [&](int64_t begin, int64_t end) {
-    Scratch<wide<T>> sum(inputs);
+    // A plane that lies in order is added up where it is.
+    const bool in_place = std::is_same_v<T, wide<T>> && p.step == Extent{w.input[1] * w.input[2], w.input[2], 1};
+    const Scratch<wide<T>> plane(in_place ? 0 : inputs);
     for (int64_t i = begin; i < end; i++) {
-      std::memset(sum.get(), 0, inputs * sizeof(wide<T>));
+      T* image = p.image + i / p.channels * p.batch_step + i % p.channels * p.channel_step;
+      wide<T>* const sum = in_place ? reinterpret_cast<wide<T>*>(image) : plane.get();
+      zero_run(sum, inputs);
       for (int64_t tap = 0; tap < taps; tap++) {
         for_each_row(w, tap, [&](int64_t q, int64_t d, int64_t h, int64_t offset, int64_t x0, int64_t x1) {
           if (x0 == x1) return;
           const T* __restrict from = p.columns + (i * taps + tap) * outputs + q + x0;
-          wide<T>* __restrict to = sum.get() + (d * w.input[1] + h) * w.input[2] + x0 * stride + offset;
+          wide<T>* __restrict to = sum + (d * w.input[1] + h) * w.input[2] + x0 * stride + offset;
           if (stride == 1)
             for (int64_t x = 0; x < x1 - x0; x++) to[x] += from[x];
           else
             for (int64_t x = 0; x < x1 - x0; x++) to[x * stride] += from[x];
         });
       }
-      T* image = p.image + i / p.channels * p.batch_step + i % p.channels * p.channel_step;
+      if (in_place) continue;
       for (int64_t d = 0, at = 0; d < w.input[0]; d++)
         for (int64_t h = 0; h < w.input[1]; h++)
           for (int64_t x = 0; x < w.input[2]; x++, at++)
-            image[d * p.step[0] + h * p.step[1] + x * p.step[2]] = static_cast<T>(sum.get()[at]);
+            image[d * p.step[0] + h * p.step[1] + x * p.step[2]] = static_cast<T>(sum[at]);
     }
   });
 }

@@ -18,7 +18,80 @@ using wide = typename Wide<T>::type;
 template <class T>
 using WideIndex = std::conditional_t<sizeof(wide<T>) == 8, int64_t, int32_t>;
 
-constexpr int64_t POOL_CHUNK = 64;
+// One vector of values, of indices beside them, and of positions as they are saved.
+template <class T>
+using Values = vec<wide<T>>;
+template <class T>
+using Indices = vec<WideIndex<T>>;
+template <class T, class Position>
+struct Saved {
+  typedef Position type __attribute__((vector_size(lanes<wide<T>> * sizeof(Position))));
+};
+
+template <class T>
+inline __attribute__((always_inline)) Values<T> load_values(const T* from) {
+  if constexpr (std::is_same_v<T, wide<T>>) return load(from);
+  Values<T> values;
+  for (int i = 0; i < lanes<wide<T>>; i++) values[i] = static_cast<wide<T>>(from[i]);
+  return values;
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store_values(T* to, Values<T> values) {
+  if constexpr (std::is_same_v<T, wide<T>>) return store(to, values);
+  for (int i = 0; i < lanes<wide<T>>; i++) to[i] = static_cast<T>(values[i]);
+}
+
+// Widened in steps of two: __builtin_convertvector from 8 to 32 bits takes lane by lane.
+template <class T, class Position>
+inline __attribute__((always_inline)) Indices<T> load_positions(const Position* from) {
+  typename Saved<T, Position>::type saved;
+  std::memcpy(&saved, from, sizeof saved);
+  if constexpr (sizeof(Position) == 1) {
+    const auto words = __builtin_convertvector(saved, typename Saved<T, uint16_t>::type);
+    const auto halves = __builtin_convertvector(words, typename Saved<T, int32_t>::type);
+    return __builtin_convertvector(halves, Indices<T>);
+  } else {
+    return __builtin_convertvector(saved, Indices<T>);
+  }
+}
+
+template <class T, class Position>
+inline __attribute__((always_inline)) void store_positions(Position* to, Indices<T> indices) {
+  const auto saved = __builtin_convertvector(indices, typename Saved<T, Position>::type);
+  std::memcpy(to, &saved, sizeof saved);
+}
+
+// The first `count` of a vector.
+template <class T, class Position>
+inline __attribute__((always_inline)) void store_best(T* output, Position* positions, Values<T> values, Indices<T> indices, int64_t count) {
+  constexpr int64_t L = lanes<wide<T>>;
+  if (count >= L) {
+    store_values(output, values);
+    if (positions != nullptr) store_positions<T>(positions, indices);
+    return;
+  }
+  T some[L];
+  Position picked[L];
+  store_values(some, values);
+  store_positions<T>(picked, indices);
+  std::memcpy(static_cast<void*>(output), some, count * sizeof(T));
+  if (positions != nullptr) std::memcpy(positions, picked, count * sizeof(Position));
+}
+
+// The even elements of two vectors that follow each other.
+template <class V, int... I>
+inline __attribute__((always_inline)) V even_elements(V first, V second, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(first, second, (2 * I)...);
+}
+
+// Elements 0, STRIDE, ..., for a stride of 1 or 2. The last element read is number STRIDE * lanes - 1.
+template <class T, int STRIDE>
+inline __attribute__((always_inline)) Values<T> load_strided(const T* from) {
+  constexpr int L = lanes<wide<T>>;
+  if constexpr (STRIDE == 1) return load_values(from);
+  return even_elements(load_values(from), load_values(from + L), std::make_integer_sequence<int, L>{});
+}
 
 // Taps k of dimension i with 0 <= start + k * dilation < input.
 struct TapRange {
@@ -31,89 +104,113 @@ inline TapRange taps_inside(const Window& w, int i, int64_t start) {
   return {std::min(begin, w.kernel[i] - 1), std::min(end, w.kernel[i])};
 }
 
+// The best of a window's taps for one vector, tap by tap.
 template <class T>
-inline void keep_better(wide<T> value, WideIndex<T> tap, wide<T>& best, WideIndex<T>& position) {
-  const bool better = (value > best) | (value != value);
-  best = better ? value : best;
-  position = better ? tap : position;
+struct Best {
+  Values<T> value;
+  Indices<T> position;
+
+  explicit Best(int64_t first) : value(Values<T>{} - std::numeric_limits<wide<T>>::infinity()), position(Indices<T>{} + static_cast<WideIndex<T>>(first)) {}
+
+  inline __attribute__((always_inline)) void keep(Values<T> other, int64_t tap) {
+    const auto better = (other > value) | (other != other);
+    value = better ? other : value;
+    position = better ? Indices<T>{} + static_cast<WideIndex<T>>(tap) : position;
+  }
+};
+
+// One window and one channel, its taps `step` apart.
+template <class T, class Position>
+inline void pool_one(const Window& w, const TapRange& ds, const TapRange& hs, const TapRange& xs, const T* from, const Extent& step,
+                     T* output, Position* position) {
+  wide<T> best = -std::numeric_limits<wide<T>>::infinity();
+  int64_t at = (ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + xs.begin;
+  for (int64_t kd = ds.begin; kd < ds.end; kd++) {
+    for (int64_t kh = hs.begin; kh < hs.end; kh++) {
+      for (int64_t kw = xs.begin; kw < xs.end; kw++) {
+        const wide<T> value = from[kd * step[0] + kh * step[1] + kw * step[2]];
+        if (value > best || value != value) best = value, at = (kd * w.kernel[1] + kh) * w.kernel[2] + kw;
+      }
+    }
+  }
+  *output = static_cast<T>(best);
+  if (position != nullptr) *position = static_cast<Position>(at);
 }
 
 template <class T, class Position>
 void pool_channels_last(const Pool<T, Position>& p) {
+  constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
   const int64_t C = p.channels;
+  const Extent step{w.dilation[0] * w.input[1] * w.input[2] * C, w.dilation[1] * w.input[2] * C, w.dilation[2] * C};
+  const T* behind = p.input + p.batch * volume(w.input) * C;
   torch::stable::parallel_for(0, p.batch * volume(w.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; q++) {
       const Corner at = corner_of(w, q);
-      const TapRange ds = taps_inside(w, 0, at.depth), hs = taps_inside(w, 1, at.height), ws = taps_inside(w, 2, at.width);
-      const int64_t first = (ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + ws.begin;
-      for (int64_t c = 0; c < C; c += POOL_CHUNK) {
-        const int64_t count = std::min(POOL_CHUNK, C - c);
-        wide<T> best[POOL_CHUNK];
-        WideIndex<T> position[POOL_CHUNK];
-        for (int64_t j = 0; j < count; j++) best[j] = -std::numeric_limits<wide<T>>::infinity(), position[j] = first;
-        for (int64_t kd = ds.begin; kd < ds.end; kd++) {
-          for (int64_t kh = hs.begin; kh < hs.end; kh++) {
-            for (int64_t kw = ws.begin; kw < ws.end; kw++) {
-              const int64_t d = at.depth + kd * w.dilation[0], h = at.height + kh * w.dilation[1], x = at.width + kw * w.dilation[2];
-              const T* from = p.input + (((at.batch * w.input[0] + d) * w.input[1] + h) * w.input[2] + x) * C + c;
-              const WideIndex<T> tap = (kd * w.kernel[1] + kh) * w.kernel[2] + kw;
-              for (int64_t j = 0; j < count; j++) keep_better<T>(from[j], tap, best[j], position[j]);
-            }
-          }
-        }
-        for (int64_t j = 0; j < count; j++) p.output[q * C + c + j] = static_cast<T>(best[j]);
-        if (p.positions != nullptr)
-          for (int64_t j = 0; j < count; j++) p.positions[q * C + c + j] = static_cast<Position>(position[j]);
+      const TapRange ds = taps_inside(w, 0, at.depth), hs = taps_inside(w, 1, at.height), xs = taps_inside(w, 2, at.width);
+      const T* corner = p.input + (((at.batch * w.input[0] + at.depth) * w.input[1] + at.height) * w.input[2] + at.width) * C;
+      const T* last = corner + (ds.end - 1) * step[0] + (hs.end - 1) * step[1] + (xs.end - 1) * step[2];
+      int64_t c = 0;
+      for (; c < C && last + c + L <= behind; c += L) {  // a last vector may read on into the next pixel
+        Best<T> best((ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + xs.begin);
+        for (int64_t kd = ds.begin; kd < ds.end; kd++)
+          for (int64_t kh = hs.begin; kh < hs.end; kh++)
+            for (int64_t kw = xs.begin; kw < xs.end; kw++)
+              best.keep(load_values(corner + kd * step[0] + kh * step[1] + kw * step[2] + c), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
+        store_best(p.output + q * C + c, p.positions == nullptr ? nullptr : p.positions + q * C + c, best.value, best.position, C - c);
       }
+      for (; c < C; c++)
+        pool_one(w, ds, hs, xs, corner + c, step, p.output + q * C + c, p.positions == nullptr ? nullptr : p.positions + q * C + c);
     }
   });
 }
 
-template <class T, int STRIDE>
-inline void keep_better_row(const T* from, int64_t stride, int64_t count, WideIndex<T> tap, wide<T>* best, WideIndex<T>* position) {
-  const int64_t step = STRIDE != 0 ? STRIDE : stride;
-  for (int64_t j = 0; j < count; j++) keep_better<T>(from[j * step], tap, best[j], position[j]);
+// Positions [begin, end) of an output row, all of whose taps lie inside, by vectors; returns where it stopped. A last vector may read
+// on into the next row, but not from `behind` on.
+template <class T, int STRIDE, class Position>
+int64_t pool_row(const Window& w, const TapRange& ds, const TapRange& hs, const T* corner, const T* behind, const Extent& step,
+                 int64_t begin, int64_t end, T* output, Position* positions) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const T* last = corner + (ds.end - 1) * step[0] + (hs.end - 1) * step[1] + (w.kernel[2] - 1) * step[2] + STRIDE * L;
+  int64_t x = begin;
+  for (; x < end && last + x * STRIDE <= behind; x += L) {
+    Best<T> best((ds.begin * w.kernel[1] + hs.begin) * w.kernel[2]);
+    for (int64_t kd = ds.begin; kd < ds.end; kd++)
+      for (int64_t kh = hs.begin; kh < hs.end; kh++)
+        for (int64_t kw = 0; kw < w.kernel[2]; kw++)
+          best.keep(load_strided<T, STRIDE>(corner + kd * step[0] + kh * step[1] + kw * step[2] + x * STRIDE), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
+    store_best(output + x, positions == nullptr ? nullptr : positions + x, best.value, best.position, end - x);
+  }
+  return std::min(x, end);
 }
 
 template <class T, class Position>
 void pool_contiguous(const Pool<T, Position>& p) {
   const Window& w = p.window;
   const int64_t width = w.output[2], stride = w.stride[2], rows = p.batch * p.channels * w.output[0] * w.output[1];
-  // Taps that any window has inside the input: a kernel may be far larger than that.
-  const int64_t kw0 = std::max<int64_t>(0, ceil_div(w.padding[2] - (width - 1) * stride, w.dilation[2]));
-  const int64_t kw1 = std::min(w.kernel[2], ceil_div(w.padding[2] + w.input[2], w.dilation[2]));
+  const Extent step{w.dilation[0] * w.input[1] * w.input[2], w.dilation[1] * w.input[2], w.dilation[2]};
+  const T* behind = p.input + p.batch * p.channels * volume(w.input);
+  // Positions all of whose taps lie inside.
+  const int64_t last = w.input[2] + w.padding[2] - w.dilation[2] * (w.kernel[2] - 1) - 1;
+  const int64_t x0 = std::min(width, ceil_div(w.padding[2], stride)), x1 = last < 0 ? x0 : std::clamp(last / stride + 1, x0, width);
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
-    Scratch<wide<T>> best(width);
-    Scratch<WideIndex<T>> position(width);
     for (int64_t row = begin; row < end; row++) {
       const int64_t plane = row / (w.output[0] * w.output[1]);
       const int64_t depth = row / w.output[1] % w.output[0] * w.stride[0] - w.padding[0];
       const int64_t height = row % w.output[1] * w.stride[1] - w.padding[1];
       const TapRange ds = taps_inside(w, 0, depth), hs = taps_inside(w, 1, height);
-      for (int64_t x = 0; x < width; x++) {
-        const int64_t kw = taps_inside(w, 2, x * stride - w.padding[2]).begin;
-        best.get()[x] = -std::numeric_limits<wide<T>>::infinity();
-        position.get()[x] = (ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + kw;
-      }
-      for (int64_t kd = ds.begin; kd < ds.end; kd++) {
-        for (int64_t kh = hs.begin; kh < hs.end; kh++) {
-          const int64_t d = depth + kd * w.dilation[0], h = height + kh * w.dilation[1];
-          const T* line = p.input + ((plane * w.input[0] + d) * w.input[1] + h) * w.input[2];
-          for (int64_t kw = kw0; kw < kw1; kw++) {
-            const int64_t offset = kw * w.dilation[2] - w.padding[2];
-            const int64_t x0 = offset < 0 ? ceil_div(-offset, stride) : 0;
-            const int64_t x1 = std::min(width, offset >= w.input[2] ? 0 : ceil_div(w.input[2] - offset, stride));
-            if (x0 >= x1) continue;
-            const auto row_of = stride == 1 ? keep_better_row<T, 1> : stride == 2 ? keep_better_row<T, 2> : keep_better_row<T, 0>;
-            row_of(line + x0 * stride + offset, stride, x1 - x0, (kd * w.kernel[1] + kh) * w.kernel[2] + kw, best.get() + x0,
-                   position.get() + x0);
-          }
-        }
-      }
-      for (int64_t x = 0; x < width; x++) p.output[row * width + x] = static_cast<T>(best.get()[x]);
-      if (p.positions != nullptr)
-        for (int64_t x = 0; x < width; x++) p.positions[row * width + x] = static_cast<Position>(position.get()[x]);
+      const T* corner = p.input + ((plane * w.input[0] + depth) * w.input[1] + height) * w.input[2] - w.padding[2];
+      T* output = p.output + row * width;
+      Position* positions = p.positions == nullptr ? nullptr : p.positions + row * width;
+      const auto one = [&](int64_t x) {
+        pool_one(w, ds, hs, taps_inside(w, 2, x * stride - w.padding[2]), corner + x * stride, step, output + x,
+                 positions == nullptr ? nullptr : positions + x);
+      };
+      int64_t x = 0;
+      for (; x < x0; x++) one(x);
+      if (stride == 1) x = pool_row<T, 1>(w, ds, hs, corner, behind, step, x0, x1, output, positions);
+      if (stride == 2) x = pool_row<T, 2>(w, ds, hs, corner, behind, step, x0, x1, output, positions);
+      for (; x < width; x++) one(x);
     }
   });
 }
@@ -182,46 +279,132 @@ void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
   });
 }
 
-// The windows that hold coordinate x of dimension i: positions o with o * stride - padding + k * dilation == x.
-template <class Visit>
-inline void windows_holding(const Window& w, int i, int64_t x, const Visit& visit) {
-  const int64_t reach = x + w.padding[i], span = (w.kernel[i] - 1) * w.dilation[i];
-  const int64_t first = reach <= span ? 0 : ceil_div(reach - span, w.stride[i]), last = std::min(reach / w.stride[i], w.output[i] - 1);
-  for (int64_t o = first; o <= last; o++)
-    if ((reach - o * w.stride[i]) % w.dilation[i] == 0) visit(o, (reach - o * w.stride[i]) / w.dilation[i]);
+// A window that holds a coordinate, and as which of its taps.
+struct Holder {
+  int64_t window, tap;
+};
+
+// For each coordinate x of dimension i the windows that hold it, those o with o * stride - padding + k * dilation == x, in order.
+inline std::vector<std::vector<Holder>> holders(const Window& w, int i) {
+  std::vector<std::vector<Holder>> of(w.input[i]);
+  for (int64_t x = 0; x < w.input[i]; x++) {
+    const int64_t reach = x + w.padding[i], span = (w.kernel[i] - 1) * w.dilation[i];
+    const int64_t first = reach <= span ? 0 : ceil_div(reach - span, w.stride[i]), last = std::min(reach / w.stride[i], w.output[i] - 1);
+    for (int64_t o = first; o <= last; o++)
+      if ((reach - o * w.stride[i]) % w.dilation[i] == 0) of[x].push_back({o, (reach - o * w.stride[i]) / w.dilation[i]});
+  }
+  return of;
 }
 
 template <class T, class Position>
 void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
+  constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
-  const int64_t C = p.channels, inputs = volume(w.input);
-  torch::stable::parallel_for(0, p.batch * inputs, std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t x = i % w.input[2], h = i / w.input[2] % w.input[1], d = i / w.input[2] / w.input[1] % w.input[0], n = i / inputs;
-      for (int64_t c = 0; c < C; c += POOL_CHUNK) {
-        const int64_t count = std::min(POOL_CHUNK, C - c);
-        wide<T> sum[POOL_CHUNK];
-        for (int64_t j = 0; j < count; j++) sum[j] = 0;
-        windows_holding(w, 0, d, [&](int64_t od, int64_t kd) {
-          windows_holding(w, 1, h, [&](int64_t oh, int64_t kh) {
-            windows_holding(w, 2, x, [&](int64_t ow, int64_t kw) {
-              const int64_t q = (((n * w.output[0] + od) * w.output[1] + oh) * w.output[2] + ow) * C + c;
-              const Position tap = static_cast<Position>((kd * w.kernel[1] + kh) * w.kernel[2] + kw);
-              const Position* __restrict position = p.positions + q;
-              const T* __restrict value = p.pooled + q;
-              for (int64_t j = 0; j < count; j++) sum[j] += position[j] == tap ? static_cast<wide<T>>(value[j]) : wide<T>(0);
-            });
-          });
-        });
-        for (int64_t j = 0; j < count; j++) p.full[i * C + c + j] = static_cast<T>(sum[j]);
+  const int64_t C = p.channels;
+  const auto depths = holders(w, 0), heights = holders(w, 1), widths = holders(w, 2);
+  torch::stable::parallel_for(0, p.batch * w.input[0] * w.input[1], std::max<int64_t>(1, 4096 / (C * w.input[2] + 1)), [&](int64_t begin, int64_t end) {
+    std::vector<Holder> rows, found;  // rows of windows that hold a row of pixels, and windows that hold a pixel; as which of their taps
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], n = row / w.input[1] / w.input[0];
+      rows.clear();
+      for (const Holder& od : depths[d])
+        for (const Holder& oh : heights[h])
+          rows.push_back({((n * w.output[0] + od.window) * w.output[1] + oh.window) * w.output[2], (od.tap * w.kernel[1] + oh.tap) * w.kernel[2]});
+      for (int64_t x = 0; x < w.input[2]; x++) {
+        found.clear();
+        for (const Holder& at : rows)
+          for (const Holder& ow : widths[x]) found.push_back({(at.window + ow.window) * C, at.tap + ow.tap});
+        T* const to = p.full + (row * w.input[2] + x) * C;
+        int64_t c = 0;
+        for (; c + L <= C; c += L) {
+          Values<T> sum{};
+          for (const Holder& at : found) {
+            const auto picked = load_positions<T>(p.positions + at.window + c) == Indices<T>{} + static_cast<WideIndex<T>>(at.tap);
+            sum += picked ? load_values(p.pooled + at.window + c) : Values<T>{};
+          }
+          store_values(to + c, sum);
+        }
+        for (; c < C; c++) {
+          wide<T> sum = 0;
+          for (const Holder& at : found)
+            if (p.positions[at.window + c] == static_cast<Position>(at.tap)) sum += static_cast<wide<T>>(p.pooled[at.window + c]);
+          to[c] = static_cast<T>(sum);
+        }
       }
+    }
+  });
+}
+
+// Two vectors' elements in turn: to[2 * i] = even[i], to[2 * i + 1] = odd[i].
+template <class V, class T, int... I>
+inline __attribute__((always_inline)) void store_in_turn(T* to, V even, V odd, std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  store(to, __builtin_shufflevector(even, odd, (I % 2 * L + I / 2)...));
+  store(to + L, __builtin_shufflevector(even, odd, (I % 2 * L + (L + I) / 2)...));
+}
+
+// Input column x is u = x + padding = STRIDE * m + r; tap kw of window ow meets it where kw % STRIDE == r and ow == m - kw / STRIDE.
+// So for a vector of m, each tap meets one run of windows. Adds what row `oh` of windows gives to one row of the input, as tap row
+// `first`; the rows lie in buffers with room for windows that don't exist, whose position no tap has.
+template <class T, int STRIDE>
+void scatter_row(const wide<T>* value, const WideIndex<T>* position, int64_t kernel, int64_t first, int64_t count, wide<T>* sum) {
+  constexpr int64_t L = lanes<wide<T>>;
+  for (int64_t m = 0; m < count; m += L) {
+    Values<T> part[STRIDE];
+    for (int r = 0; r < STRIDE; r++) part[r] = Values<T>{};
+    for (int64_t kw = kernel - 1; kw >= 0; kw--) {  // windows in order
+      const auto picked = load(position + m - kw / STRIDE) == Indices<T>{} + static_cast<WideIndex<T>>(first + kw);
+      part[kw % STRIDE] += picked ? load(value + m - kw / STRIDE) : Values<T>{};
+    }
+    wide<T>* to = sum + m * STRIDE;
+    if constexpr (STRIDE == 1) {
+      store(to, load(to) + part[0]);
+    } else {
+      wide<T> both[2 * L];
+      store_in_turn(both, part[0], part[1], std::make_integer_sequence<int, L>{});
+      store(to, load(to) + load(both));
+      store(to + L, load(to + L) + load(both + L));
+    }
+  }
+}
+
+// Plane by plane, row by row.
+template <class T, class Position>
+void pool_scatter_rows(const PoolMap<T, Position>& p) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const Window& w = p.window;
+  const int64_t inputs = volume(w.input), outputs = volume(w.output), width = w.output[2], stride = w.stride[2];
+  const auto depths = holders(w, 0), heights = holders(w, 1);
+  const int64_t before = (w.kernel[2] - 1) / stride;                                                // windows that don't exist
+  const int64_t count = ceil_div(ceil_div(w.input[2] + w.padding[2], stride), L) * L, room = before + std::max(count, width) + L;
+  torch::stable::parallel_for(0, p.batch * p.channels * w.input[0] * w.input[1], std::max<int64_t>(1, 4096 / (w.input[2] + 1)), [&](int64_t begin, int64_t end) {
+    const Scratch<wide<T>> value(room), sum(count * stride);
+    const Scratch<WideIndex<T>> position(room);
+    zero_run(value.get(), room);
+    std::fill(position.get(), position.get() + room, WideIndex<T>(-1));
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], plane = row / w.input[1] / w.input[0];
+      zero_run(sum.get(), count * stride);
+      for (const Holder& od : depths[d]) {
+        for (const Holder& oh : heights[h]) {
+          const int64_t from = plane * outputs + (od.window * w.output[1] + oh.window) * width;
+          for (int64_t x = 0; x < width; x++) value.get()[before + x] = static_cast<wide<T>>(p.pooled[from + x]);
+          for (int64_t x = 0; x < width; x++) position.get()[before + x] = static_cast<WideIndex<T>>(p.positions[from + x]);
+          const int64_t first = (od.tap * w.kernel[1] + oh.tap) * w.kernel[2];
+          (stride == 1 ? scatter_row<T, 1> : scatter_row<T, 2>)(value.get() + before, position.get() + before, w.kernel[2], first, count, sum.get());
+        }
+      }
+      T* to = p.full + plane * inputs + (d * w.input[1] + h) * w.input[2];
+      for (int64_t x = 0; x < w.input[2]; x++) to[x] = static_cast<T>(sum.get()[x + w.padding[2]]);
     }
   });
 }
 
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
-  p.channels_last ? pool_scatter_channels_last(p) : pool_scatter_contiguous(p);
+  const Window& w = p.window;
+  const bool rows = w.stride[2] <= 2 && w.dilation[2] == 1 && w.kernel[2] <= 8;
+  p.channels_last ? pool_scatter_channels_last(p) : rows ? pool_scatter_rows(p) : pool_scatter_contiguous(p);
 }
 
 }  // namespace TORCHCONV_ISA
