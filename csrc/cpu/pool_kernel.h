@@ -400,11 +400,55 @@ void pool_scatter_rows(const PoolMap<T, Position>& p) {
   });
 }
 
+// Windows two pixels apart and no larger, that cover each row: each pixel is in one window, and a window's row gives two runs of it.
+inline bool are_pairs(const Window& w) {
+  return w.stride[2] == 2 && w.kernel[2] == 2 && w.padding == Extent{0, 0, 0} && w.dilation == Extent{1, 1, 1} && w.kernel[0] <= w.stride[0] &&
+         w.kernel[1] <= w.stride[1] && 2 * w.output[2] >= w.input[2];
+}
+
+template <class T, class Position>
+void pool_scatter_pairs(const PoolMap<T, Position>& p) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const Window& w = p.window;
+  const int64_t W = w.input[2], rows = p.batch * p.channels * w.input[0] * w.input[1], total = p.batch * p.channels * volume(w.output);
+  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], plane = row / w.input[1] / w.input[0];
+      const int64_t kd = d % w.stride[0], kh = h % w.stride[1], od = d / w.stride[0], oh = h / w.stride[1];
+      T* const to = p.full + row * W;
+      if (kd >= w.kernel[0] || kh >= w.kernel[1] || od >= w.output[0] || oh >= w.output[1]) {
+        zero_run(to, W);
+        continue;
+      }
+      const int64_t from = ((plane * w.output[0] + od) * w.output[1] + oh) * w.output[2], tap = (kd * w.kernel[1] + kh) * 2;
+      int64_t x = 0;
+      for (; 2 * x < W && from + x + L <= total; x += L) {  // a last vector may read on into the next row
+        const Values<T> value = load_values(p.pooled + from + x), none{};
+        const Indices<T> position = load_positions<T>(p.positions + from + x), first = Indices<T>{} + static_cast<WideIndex<T>>(tap);
+        const Values<T> even = none + (position == first ? value : none), odd = none + (position == first + 1 ? value : none);
+        wide<T> both[2 * L];
+        store_in_turn(both, even, odd, std::make_integer_sequence<int, L>{});
+        T some[2 * L];
+        const bool whole = W - 2 * x >= 2 * L;
+        T* const run = whole ? to + 2 * x : some;
+        store_values(run, load(both));
+        store_values(run + L, load(both + L));
+        if (!whole) std::memcpy(static_cast<void*>(to + 2 * x), some, (W - 2 * x) * sizeof(T));
+      }
+      for (x *= 2; x < W; x++) {
+        const int64_t at = from + x / 2;
+        to[x] = p.positions[at] == static_cast<Position>(tap + x % 2) ? static_cast<T>(wide<T>(0) + static_cast<wide<T>>(p.pooled[at])) : T(0);
+      }
+    }
+  });
+}
+
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
   const Window& w = p.window;
   const bool rows = w.stride[2] <= 2 && w.dilation[2] == 1 && w.kernel[2] <= 8;
-  p.channels_last ? pool_scatter_channels_last(p) : rows ? pool_scatter_rows(p) : pool_scatter_contiguous(p);
+  if (p.channels_last) return pool_scatter_channels_last(p);
+  are_pairs(w) ? pool_scatter_pairs(p) : rows ? pool_scatter_rows(p) : pool_scatter_contiguous(p);
 }
 
 }  // namespace TORCHCONV_ISA
