@@ -186,11 +186,9 @@ void conv(const GatherConv<T>& p) {
     return conv(with_padded_rows(p, copy));
   }
   const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * C)), start(C);  // [tap][channel]
-  for (int64_t tap = 0; tap < geometry.taps; tap++) {
-    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-    const T* from = p.weight.data + p.weight.start + kd * p.weight.step[0] + kh * p.weight.step[1] + kw * p.weight.step[2];
-    for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = from[c * p.weight.group_step];
-  }
+  const Filters<T> filters(p.weight, w.kernel, 0, 1);
+  for (int64_t tap = 0; tap < geometry.taps; tap++)
+    for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = filters.data[filters.offset[tap] + c * p.weight.group_step];
   for (int64_t c = 0; c < C; c++) start.get()[c] = p.bias != nullptr ? p.bias[c] : T(0);
   const int64_t spacing = p.spacing[2] * C, grain = std::max<int64_t>(1, 16384 / (C * (geometry.taps + 1) * w.output[2]));
   const auto whole = kernel_for<Forward>(geometry, OUTS), rest = kernel_for<Forward>(geometry, w.output[2] % OUTS);
@@ -279,9 +277,9 @@ void weight_grad(const WeightGrad<T>& p) {
       }
     }
   });
+  const Filters<T> filters(p.view, w.kernel, 0, 1);
   for (int64_t tap = 0; tap < taps; tap++) {
-    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-    T* to = p.grad_weight + p.view.start + kd * p.view.step[0] + kh * p.view.step[1] + kw * p.view.step[2];
+    T* to = p.grad_weight + p.view.start + filters.offset[tap];
     for (int64_t c = 0; c < C; c++) {
       T total = 0;
       for (int64_t sum = 0; sum < sums; sum++) total += partial.get()[(sum * taps + tap) * width + (c < whole ? c : whole + c - last)];
