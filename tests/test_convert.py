@@ -147,6 +147,18 @@ def test_convert_keeps_hooks() -> None:
     assert fired[4:] == ["before", "after"]
 
 
+def test_a_memory_format_of_the_parameters_becomes_that_of_the_activations() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 5, 1))
+    weight, input = model[0].weight, torch.rand(2, 3, 9, 8)
+    expected = model(input)
+    assert torchconv.convert(model, memory_format=torch.channels_last) is model
+    assert model[0].weight is weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    output = model(input)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, expected)
+
+
 def test_a_shared_layer_stays_one_layer() -> None:
     layer = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))

@@ -38,7 +38,7 @@ _OURS = _layers()
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
-def convert(model: AnyModule) -> AnyModule:
+def convert(model: AnyModule, memory_format: torch.memory_format | None = None) -> AnyModule:
     """Swap every layer of a model that torchconv has for torchconv's, in place.
 
     Each layer stays the object that it is: parameters, buffers, hooks, parametrizations, devices, training mode and
@@ -46,10 +46,14 @@ def convert(model: AnyModule) -> AnyModule:
     same keys. Only layers that are exactly torch.nn's are swapped, not those of classes derived from them;
     `unconvertible` names the rest. Converting twice is converting once.
 
-        model = torchconv.convert(torchvision.models.resnet18())
+        model = torchconv.convert(torchvision.models.resnet18(), memory_format=torch.channels_last)
 
     Args:
         model: any module; it may itself be a layer.
+        memory_format: what to bring the parameters into as well, as `model.to(memory_format=...)` does. With
+            channels-last weights the first convolution gives channels-last activations, whatever its input, and the
+            layers after it keep to that. The kernels then work in place: networks of convolutions run up to twice as
+            fast as in contiguous tensors, and give the same numbers.
 
     Returns:
         The same model.
@@ -60,13 +64,14 @@ def convert(model: AnyModule) -> AnyModule:
     for layer in _checked("convert", model).modules():
         if _obstacle(layer) is None:
             _assign_class(layer, _OURS)
-    return model
+    return model if memory_format is None else model.to(memory_format=memory_format)
 
 
 def revert(model: AnyModule) -> AnyModule:
     """Swap every torchconv layer of a model for torch.nn's, in place: what undoes `convert`.
 
-    Layers that were torchconv's from the beginning are swapped too; classes derived from torchconv's are left.
+    Layers that were torchconv's from the beginning are swapped too; classes derived from torchconv's are left. The
+    memory format of the parameters stays.
 
     Args:
         model: any module; it may itself be a layer.

@@ -9,6 +9,7 @@
 #include "depthwise_kernel.h"
 #include "conv_kernel.h"
 #include "row_kernel.h"
+#include "pointwise_kernel.h"
 #include "winograd_kernel.h"
 #include "winograd_weight_kernel.h"
 #include "planes.h"
@@ -22,7 +23,7 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, row_conv<T>, row_conv_serves<T>,
+  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, row_conv<T>, row_conv_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>,
           plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>, plane_weight_grad_serves<T>, transpose<T>};
 }
 

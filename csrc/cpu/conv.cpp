@@ -143,6 +143,8 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
     if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
       return kernel.plane_conv(gather, activations<const T>(input), activations<T>(output));
+    if (!winograd && kernel.pointwise_conv_serves(gather, is_channels_last(input)))
+      return kernel.pointwise_conv(gather, activations<const T>(input), activations<T>(output));
     const ChannelsLast<T> from(input);
     const ChannelsLastResult<T> to(output);
     gather.input = from.data();
@@ -186,6 +188,13 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
       const auto from = activations<const T>(grad_output);
       const auto to = activations<T>(grad_input);
       return for_each_phase(p, view, [&](const GatherConv<T>& g) { kernel.plane_conv(g, from, to); });
+    }
+    bool pointwise = !winograd;
+    if (pointwise) for_each_phase(p, view, [&](const GatherConv<T>& g) { pointwise = pointwise && kernel.pointwise_conv_serves(g, is_channels_last(grad_output)); });
+    if (pointwise) {
+      const auto from = activations<const T>(grad_output);
+      const auto to = activations<T>(grad_input);
+      return for_each_phase(p, view, [&](const GatherConv<T>& g) { kernel.pointwise_conv(g, from, to); });
     }
     const ChannelsLast<T> from(grad_output);
     const ChannelsLastResult<T> to(grad_input);

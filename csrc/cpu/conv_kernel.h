@@ -6,21 +6,38 @@ namespace TORCHCONV_ISA {
 constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
 constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 
-// The window's corner in the input at each of a block's positions.
+// A position of the window, and the next one.
+struct OutputPosition {
+  int64_t batch;
+  Extent place;
+
+  OutputPosition(const Extent& size, int64_t index) {
+    for (int i = RANK - 1; i >= 0; i--) {
+      place[i] = index % size[i];
+      index /= size[i];
+    }
+    batch = index;
+  }
+  void advance(const Extent& size) {
+    for (int i = RANK - 1; i >= 0; i--) {
+      if (++place[i] < size[i]) return;
+      place[i] = 0;
+    }
+    batch++;
+  }
+};
+
+// The window's corner in the input there.
 struct Corner {
   int64_t batch, depth, height, width;
 };
 
-inline Corner corner_of(const Window& w, int64_t position) {
-  Corner c;
-  c.width = position % w.output[2] * w.stride[2] - w.padding[2];
-  position /= w.output[2];
-  c.height = position % w.output[1] * w.stride[1] - w.padding[1];
-  position /= w.output[1];
-  c.depth = position % w.output[0] * w.stride[0] - w.padding[0];
-  c.batch = position / w.output[0];
-  return c;
+inline Corner corner_of(const Window& w, const OutputPosition& at) {
+  const auto place = [&](int i) { return at.place[i] * w.stride[i] - w.padding[i]; };
+  return {at.batch, place(0), place(1), place(2)};
 }
+
+inline Corner corner_of(const Window& w, int64_t position) { return corner_of(w, OutputPosition(w.output, position)); }
 
 // Entries [begin, end) of one row of the column matrix: the taps' channels [first, first + channels) in the order (tap, channel).
 // `input` has `pixel` channels in all. What lies in the padding is zero.
@@ -100,27 +117,37 @@ PackedWeight<T> pack_weight(const GatherConv<T>& p) {
   return packed;
 }
 
+// Whether the column matrix is the input as it lies. Rows that are a multiple of a page apart are packed all the same: they would meet
+// in the same sets of the L1 cache.
+template <class T>
+bool columns_in_place(const GatherConv<T>& p) {
+  const Window& w = p.window;
+  return volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0} && w.input == w.output &&
+         p.groups * p.in_channels * sizeof(T) % 4096 != 0;
+}
+
 // Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
 template <class T>
 void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t first, int64_t count, int64_t panel_begin,
                   int64_t panel_end, T* packed) {
   const Window& w = p.window;
   const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels;
+  const bool in_place = columns_in_place(p);
   Corner corner[BLOCK_ROWS];
   T* row[BLOCK_ROWS];
-  for (int64_t i = 0; i < count; i++) {
-    corner[i] = corner_of(w, first + i);
-    int64_t position = first + i, at[RANK];
-    for (int d = RANK - 1; d >= 0; d--) {
-      at[d] = p.origin[d] + position % w.output[d] * p.spacing[d];
-      position /= w.output[d];
-    }
-    row[i] = p.output + (((position * p.output_extent[0] + at[0]) * p.output_extent[1] + at[1]) * p.output_extent[2] + at[2]) * out_pixel;
+  OutputPosition at(w.output, first);
+  for (int64_t i = 0; i < count; i++, at.advance(w.output)) {
+    if (!in_place) corner[i] = corner_of(w, at);
+    int64_t place = at.batch;
+    for (int d = 0; d < RANK; d++) place = place * p.output_extent[d] + p.origin[d] + at.place[d] * p.spacing[d];
+    row[i] = p.output + place * out_pixel;
   }
   for (int64_t group = 0; group < p.groups; group++) {
     for (int64_t block = 0; block < weight.blocks; block++) {
       const int64_t begin = block * DEPTH, end = std::min<int64_t>(begin + DEPTH, weight.depth);
-      for (int64_t i = 0; i < count; i++)
+      const T* a = in_place ? p.input + first * in_pixel + group * p.in_channels + begin : packed;
+      const int64_t a_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
+      for (int64_t i = 0; !in_place && i < count; i++)
         pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner[i], begin, end, packed + i * PACKED_STRIDE<T>);
       for (int64_t panel = panel_begin; panel < panel_end; panel++) {
         const int64_t column = panel * TILE_COLUMNS<T>, columns = std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column);
@@ -131,8 +158,8 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
           const int rows = std::min<int64_t>(TILE_ROWS, count - i);
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = row[i + r] + group * p.out_channels + column;
-          tile_of<T, LayoutA::packed>(rows)(end - begin, packed + i * PACKED_STRIDE<T>, 0, b, TILE_COLUMNS<T>, c, columns,
-                                            block == 0 ? start : nullptr);
+          const auto multiply = in_place ? tile_of<T, LayoutA::rows>(rows) : tile_of<T, LayoutA::packed>(rows);
+          multiply(end - begin, a + i * a_stride, a_stride, b, TILE_COLUMNS<T>, c, columns, block == 0 ? start : nullptr, 0);
         }
       }
     }
@@ -239,9 +266,10 @@ void weight_grad(const WeightGrad<T>& p) {
         for (int64_t o = 0; o < O; o++) zero_run(out + o * K + k0, k1 - k0);
       for (int64_t q = q0; q < q1; q += DEPTH) {
         const int64_t depth = std::min<int64_t>(DEPTH, q1 - q);
-        for (int64_t j = 0; j < depth; j++) {
+        OutputPosition at(w.output, q);
+        for (int64_t j = 0; j < depth; j++, at.advance(w.output)) {
           T* to = packed.get() + j * PACKED_STRIDE<T>;
-          pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner_of(w, q + j), k0, k1, to);
+          pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner_of(w, at), k0, k1, to);
           // The last panel reads past k1 where that is not a multiple of its width; what it computes there is not stored.
           zero_run(to + (k1 - k0), std::min<int64_t>(TILE_COLUMNS<T>, PACKED_STRIDE<T> - (k1 - k0)));
         }
@@ -250,8 +278,8 @@ void weight_grad(const WeightGrad<T>& p) {
             const int rows = std::min<int64_t>(TILE_ROWS, O - o);
             T* c[TILE_ROWS];
             for (int r = 0; r < rows; r++) c[r] = out + (o + r) * K + k;
-            tile_of<T, LayoutA::transposed>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, packed.get() + (k - k0),
-                                                  PACKED_STRIDE<T>, c, std::min<int64_t>(TILE_COLUMNS<T>, k1 - k), q == q0 ? zeros : nullptr);
+            tile_of<T, LayoutA::columns>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, packed.get() + (k - k0),
+                                                  PACKED_STRIDE<T>, c, std::min<int64_t>(TILE_COLUMNS<T>, k1 - k), q == q0 ? zeros : nullptr, 0);
           }
         }
       }

@@ -21,34 +21,34 @@ constexpr int LINE = 64 / sizeof(T);
 template <class T>
 constexpr int PACKED_STRIDE = DEPTH + LINE<T>;
 
-// How A is laid out: rows packed at PACKED_STRIDE, or its transpose in place, [depth][rows], at a stride given at run time.
-enum class LayoutA { packed, transposed };
+// How A is laid out: rows packed at PACKED_STRIDE; or in place at a stride given at run time, as rows or, [depth][rows], as columns.
+enum class LayoutA { packed, rows, columns };
 
 // Computes ROWS x TILE_COLUMNS. `c` holds a pointer per row. The first `columns` of them are stored.
-// `start` is what the sum starts from, TILE_COLUMNS values (a bias, or zeros); null to add the sum to what C holds. Sums of short
-// sums: they err less than one long one.
+// `start` is what the sum starts from (a bias, or zeros), TILE_COLUMNS values for each row, `start_stride` apart (0: the same for all);
+// null to add the sum to what C holds. Sums of short sums: they err less than one long one.
 template <class T, int ROWS, LayoutA LAYOUT>
 void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* const* c, int64_t columns,
-          const T* start) {
+          const T* start, int64_t start_stride) {
   constexpr int V = TILE_VECTORS, L = lanes<T>;
   vec<T> sum[ROWS][V];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 2
-    for (int j = 0; j < V; j++) sum[i][j] = start != nullptr ? load(start + j * L) : vec<T>{};
+    for (int j = 0; j < V; j++) sum[i][j] = start != nullptr ? load(start + i * start_stride + j * L) : vec<T>{};
   }
   for (int64_t k = 0; k < depth; k++) {
     vec<T> row[V];
 #pragma GCC unroll 2
     for (int j = 0; j < V; j++) row[j] = load(b + k * b_stride + j * L);
-    if constexpr (LAYOUT == LayoutA::packed) {
+    if constexpr (LAYOUT != LayoutA::columns) {
       // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * V * L + k * b_stride + j * L, 0, 2);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const T value = LAYOUT == LayoutA::packed ? a[i * PACKED_STRIDE<T> + k] : a[k * a_stride + i];
+      const T value = LAYOUT == LayoutA::packed ? a[i * PACKED_STRIDE<T> + k] : LAYOUT == LayoutA::rows ? a[i * a_stride + k] : a[k * a_stride + i];
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }
@@ -73,7 +73,7 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
 }
 
 template <class T>
-using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T* const*, int64_t, const T*);
+using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T* const*, int64_t, const T*, int64_t);
 
 // tile<T, rows, LAYOUT> for a number of rows known at run time, 1 to TILE_ROWS.
 template <class T, LayoutA LAYOUT, int ROWS = TILE_ROWS>

@@ -159,6 +159,9 @@ struct ConvKernels {
   // The first for few input channels, of activations as they are; and whether that is faster.
   void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   bool (*row_conv_serves)(const GatherConv<T>&);
+  // The first for one tap and contiguous activations; and whether that is it.
+  void (*pointwise_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
+  bool (*pointwise_conv_serves)(const GatherConv<T>&, bool channels_last);
   // The same two maps for few channels, of activations as they are; and whether that is faster.
   void (*plane_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);

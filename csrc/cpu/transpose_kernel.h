@@ -27,6 +27,21 @@ void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stri
   for (int i = 0; i < L; i++) store(to + i * to_stride, row[i]);
 }
 
+// Less than a square of it.
+template <class T>
+void transpose_part(int64_t rows, int64_t columns, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  constexpr int64_t L = lanes<T>;
+  if (rows * columns < L * L / 4) {
+    for (int64_t y = 0; y < rows; y++)
+      for (int64_t x = 0; x < columns; x++) to[x * to_stride + y] = from[y * from_stride + x];
+    return;
+  }
+  T square[L * L];
+  for (int64_t y = 0; y < rows; y++) copy_run(from + y * from_stride, square + y * L, columns);
+  transpose_square(square, L, square, L);
+  for (int64_t x = 0; x < columns; x++) copy_run(square + x * L, to + x * to_stride, rows);
+}
+
 // to[column][row] = from[row][column], with these distances between the rows of each.
 template <class T>
 void transpose_matrix(int64_t rows, int64_t columns, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
@@ -37,8 +52,7 @@ void transpose_matrix(int64_t rows, int64_t columns, const T* from, int64_t from
         transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
         continue;
       }
-      for (int64_t y = r; y < std::min(r + L, rows); y++)
-        for (int64_t x = c; x < std::min(c + L, columns); x++) to[x * to_stride + y] = from[y * from_stride + x];
+      transpose_part(std::min(L, rows - r), std::min(L, columns - c), from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
     }
   }
 }

@@ -212,7 +212,7 @@ void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T*
     const int rows = std::min<int64_t>(TILE_ROWS, tiles - t);
     T* c[TILE_ROWS];
     for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
-    tile_of<T, LayoutA::packed>(rows)(depth, inputs + t * PACKED_STRIDE<T>, 0, weight, N, c, N, first ? zeros : nullptr);
+    tile_of<T, LayoutA::packed>(rows)(depth, inputs + t * PACKED_STRIDE<T>, 0, weight, N, c, N, first ? zeros : nullptr, 0);
   }
 }
 

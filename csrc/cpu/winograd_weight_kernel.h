@@ -75,8 +75,8 @@ struct WeightGradPoints {
           const int rows = std::min<int64_t>(TILE_ROWS, outs - o);
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
-          tile_of<T, LayoutA::transposed>(rows)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, c, N,
-                                                first && t == 0 ? zeros : nullptr);
+          tile_of<T, LayoutA::columns>(rows)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, c, N,
+                                                first && t == 0 ? zeros : nullptr, 0);
         }
       }
     }
