@@ -2,15 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 PURE := .venv-pure
+SANITIZE := build/sanitize
 PIP := -m pip --disable-pip-version-check -q
 # torch is installed before the rest, which then finds it there. pyproject.toml holds the version.
 TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 BUILD_NEEDS := $(TORCH) 'setuptools>=77' ninja
 CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+PYTHON_SOURCES := $(wildcard torchconv/*.py torchconv/*/*.py)
 PICTURES := examples/pictures
+KERNEL_TESTS := isa kernel_properties winograd max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure test-exhaustive bench lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive sanitize bench lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -28,6 +31,18 @@ test-exhaustive: $(VENV)/.dev ## all of PyTorch's own samples, and thousands of 
 # pytest alone, not `python -m pytest`, which would import the source tree and the compiled ops in it.
 test-pure: $(PURE)/.dev ## the test suite, on pure Python
 	$(PURE)/bin/pytest
+
+# Their runtime must be there before Python, and libstdc++ with it, or it misses exceptions. Python and torch never free some of
+# what they allocate: that is no leak of ours. Fresh memory is filled with large numbers, so that a result that nobody wrote is
+# noticed. Reports go past pytest, which may not live to show them. Some hostile calls want `new` to throw for lack of memory,
+# which under a sanitizer ends the process: they are left out.
+sanitize: $(SANITIZE)/.built ## the tests of the kernels, compiled with g++'s sanitizers
+	cd $(SANITIZE) && PYTHONPATH=$$PWD \
+	    LD_PRELOAD="$$(ldd torchconv/_C.so | awk -v ORS=' ' '/libasan|libstdc/ {print $$3}')" \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:malloc_fill_byte=127:max_malloc_fill_size=1000000000 \
+	    UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(CURDIR)/$(VENV)/bin/python -m pytest --capture=sys -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
+	    -k "not (nonsense and avg_pool) and not other_instruction_sets" $(KERNEL_TESTS:%=$(CURDIR)/tests/test_%.py)
 
 # Figures go to benchmarks/results. BENCH holds options for every script, such as --resume.
 bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.md (an hour or two)
@@ -79,7 +94,12 @@ $(VENV)/.bench: $(VENV)/.dev
 $(PURE)/bin/pip:
 	$(PYTHON) -m venv $(PURE)
 
-$(PURE)/.dev: $(PURE)/bin/pip $(CSRC) $(wildcard torchconv/*.py torchconv/*/*.py)
+$(PURE)/.dev: $(PURE)/bin/pip $(CSRC) $(PYTHON_SOURCES)
 	$(PURE)/bin/python $(PIP) install $(BUILD_NEEDS)
 	TORCHCONV_BUILD=0 $(PURE)/bin/python $(PIP) install --no-build-isolation '.[style,dev]'
+	@touch $@
+
+# A package of its own, beside the ordinary one.
+$(SANITIZE)/.built: $(VENV)/.dev $(CSRC) $(PYTHON_SOURCES)
+	TORCHCONV_BUILD=1 TORCHCONV_SANITIZE=1 CXX=g++ $(VENV)/bin/python setup.py -q build --build-lib $(SANITIZE)
 	@touch $@

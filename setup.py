@@ -5,6 +5,7 @@ TORCHCONV_BUILD=1     compile; a failure is an error
 TORCHCONV_BUILD=0     do not compile
 MAX_JOBS=N            compile at most N files at a time
 DEBUG=1               -O0 -g instead of -O3
+TORCHCONV_SANITIZE=1  with AddressSanitizer and UndefinedBehaviorSanitizer; `make sanitize` knows how to load that
 
 The library holds no Python symbol: one wheel serves every Python, and every torch from 2.10 on.
 """
@@ -33,6 +34,9 @@ def choice(variable: str, *values: str) -> str:
 
 MODE = choice("TORCHCONV_BUILD", "auto", "0", "1")
 DEBUG = choice("DEBUG", "0", "1") == "1"
+SANITIZE = choice("TORCHCONV_SANITIZE", "0", "1") == "1"
+KIND = " with sanitizers" if SANITIZE else " for debugging" if DEBUG else ""
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if SANITIZE else []
 if (jobs := os.environ.get("MAX_JOBS") or "1").strip("0123456789") or int(jobs) < 1:
     raise SystemExit(f"MAX_JOBS={jobs!r}: expected a positive integer")
 
@@ -50,7 +54,7 @@ class BuildOps(build_ext):
         reason = self.compile() if MODE != "0" else "TORCHCONV_BUILD=0 when torchconv was built"
         if reason is None:
             built = package / "_C.so"
-            print(f"torchconv: compiled the ops{' for debugging' if DEBUG else ''}", flush=True)
+            print(f"torchconv: compiled the ops{KIND}", flush=True)
         elif MODE == "1":
             raise SystemExit(f"torchconv: TORCHCONV_BUILD=1, but {reason}")
         else:
@@ -72,7 +76,8 @@ class BuildOps(build_ext):
         except Exception as error:
             return f"no torch in the build environment ({error}); install torch, then pip with --no-build-isolation"
 
-        optimize = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast"]
+        fast = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0"]
+        optimize = SANITIZERS + (["-O0", "-g"] if DEBUG else [*fast, "-fno-math-errno", "-ffp-contract=fast"])
         system = [f"-isystem{path}" for path in include_paths()]  # warnings are about our files, not torch's
         self.distribution.ext_modules = [
             Extension(
@@ -85,7 +90,7 @@ class BuildOps(build_ext):
                 define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
                 extra_compile_args=["-std=c++17", *optimize, "-fvisibility=hidden", "-Wall", "-Wextra", *system],
                 # -z defs: a symbol that torch doesn't have fails here, not on the user's machine
-                extra_link_args=["-Wl,-z,defs"] + ([] if DEBUG else ["-Wl,--strip-all"]),
+                extra_link_args=["-Wl,-z,defs", *SANITIZERS] + ([] if DEBUG or SANITIZE else ["-Wl,--strip-all"]),
                 language="c++",
             )
         ]
@@ -93,7 +98,7 @@ class BuildOps(build_ext):
             command = BuildExtension(self.distribution, no_python_abi_suffix=True)
             command.build_lib = self.build_lib
             # Kept between builds, so that ninja compiles again only what changed.
-            command.build_temp = os.path.join("build", f"temp.torch-{torch.__version__}")
+            command.build_temp = os.path.join("build", f"temp.torch-{torch.__version__}{'-sanitize' * SANITIZE}")
             command.ensure_finalized()
             command.run()
         except Exception as error:

@@ -1,9 +1,9 @@
 """Whole networks: inference, training steps and a style-transfer step, torch.nn beside torchconv.convert(the same).
 
 A training step is the forward pass, cross-entropy, the backward pass and SGD's update; "backward" is that without the
-update. The style step is VGG-19 to relu5_1, content and Gram losses, and the backward pass to the picture, as
-torchconv.style computes them; the torch side is the same objective on torch.nn's layers. `differs` compares outputs, or
-losses.
+update; "per-sample" is the gradient of each picture's own loss, by torch.func. The style step is VGG-19 to relu5_1,
+content and Gram losses, and the backward pass to the picture, as torchconv.style computes them; the torch side is the
+same objective on torch.nn's layers. `differs` compares outputs, losses, or per-sample gradients of the first weight.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from record import Record
 from side_by_side import FORMATS, FOUR, SIDES, Table, alternate, difference, four
 from style_step import steps
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 import torchconv
@@ -79,6 +80,22 @@ def training(model: str, batch: int, size: int, update: bool) -> Calls:
     return calls
 
 
+def sample_gradients(network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(parameters: dict[str, Tensor], picture: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(network, parameters, (picture[None],)), label[None])
+
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    gradients = vmap(grad(loss), (None, 0, 0))(parameters, inputs, labels)
+    return next(iter(gradients.values()))
+
+
+def per_sample(model: str, batch: int, size: int) -> Calls:
+    """The gradients of each picture's loss in all parameters; it gives those in the first."""
+    sides = both(MODELS[model]().train(), torch.rand(batch, *picture_shape(model, size)))
+    labels = torch.randint(CLASSES, (batch,))
+    return {side: partial(sample_gradients, *copies, labels) for side, copies in sides.items()}
+
+
 def style(_: str, __: int, size: int) -> Calls:
     """A step of style transfer; it gives the loss."""
     return {side: lambda step=step: step()[0] for side, step in steps(size).items()}
@@ -88,6 +105,7 @@ KINDS: dict[str, Callable[[str, int, int], Calls]] = {
     "forward": inference,
     "backward": partial(training, update=False),
     "training": partial(training, update=True),
+    "per-sample": per_sample,
     "style": style,
 }
 # Kind, network, batch, size.
@@ -97,13 +115,14 @@ CASES = [
     *(("forward", model, 1, 224) for model in (*GRID[1:], "resnet18")),
     *(("forward", model, 8, 224) for model in ("resnet50", "mobilenet_v2")),
     *chain.from_iterable([("forward", "lenet", n, 28), ("backward", "lenet", n, 28)] for n in (1, 64)),
+    *(("per-sample", "lenet", n, 28) for n in (1, 8, 32, 128)),
     *((kind, *case) for case in (("vgg16", 8, 64), ("resnet18", 8, 128)) for kind in ("training", "backward")),
     ("style", "vgg19", 1, 512),
 ]
 
 
 def job(options: argparse.Namespace, record: Record) -> None:
-    table = Table(network=-14, of=-9, batch=5, size=5, **FOUR)
+    table = Table(network=-14, of=-10, batch=5, size=5, **FOUR)
     for kind, model, batch, size in CASES:
         if kind not in options.kinds or (options.models and model not in options.models):
             continue

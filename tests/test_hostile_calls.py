@@ -34,7 +34,7 @@ OPS = (
 def run(names: str, seed: int, count: int, **variables: str) -> dict[str, int]:
     """How many calls of each op returned; the rest raised a RuntimeError."""
     # Fresh memory is filled with rubbish, so that a result that nobody wrote is noticed.
-    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=85", **variables}
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=128", **variables}
     command = [sys.executable, "-X", "faulthandler", str(SCRIPT), names, str(seed), str(count)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, "\n".join(line[:600] for line in done.stderr.splitlines()[-30:])

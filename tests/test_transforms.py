@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
 import torchconv
@@ -80,6 +80,39 @@ def test_jacobians_and_hessian() -> None:
     assert_equal(lambda library: hessian(lambda x: library.conv2d(x, weight).sin().sum())(input))
     assert_equal(lambda library: jacrev(lambda w: library.conv_transpose2d(input, w, stride=2))(weight))
     assert_equal(lambda library: jacfwd(lambda x: library.max_pool2d(x, 2))(input))
+
+
+def test_a_transform_keeps_to_its_own_level() -> None:
+    input, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3).requires_grad_()
+
+    def gradient(library: Any) -> Tensor:
+        return grad(lambda x: library.max_pool2d(library.conv2d(x, weight), 2).sin().sum())(input)
+
+    # Inside of grad the weight is a constant; outside it isn't.
+    assert_equal(lambda library: torch.autograd.grad(gradient(library).square().sum(), weight)[0])
+    with torch.no_grad():
+        assert not gradient(functional).requires_grad
+        assert_equal(gradient)
+
+    def detached(library: Any) -> Tensor:
+        def loss(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = library.conv2d(x, weight)
+            return (features * library.conv2d(x, weight)).sum()
+
+        return grad(loss)(input)
+
+    assert_equal(detached)
+
+
+def test_a_backward_pass_outlives_its_level() -> None:
+    input, weight, outputs = normal(2, 3, 6, 6), normal(4, 3, 3, 3), normal(5, 2, 4, 2, 2)
+
+    def pulled_back(library: Any) -> Any:
+        _, pull = vjp(lambda x, w: library.max_pool2d(library.conv2d(x, w), 2), input, weight)
+        return pull(outputs[0]), vmap(pull)(outputs), grad(lambda y: pull(y)[1].sin().sum())(outputs[0])
+
+    assert_equal(pulled_back)
 
 
 def test_per_sample_gradients_without_a_warning_or_a_loop() -> None:

@@ -64,7 +64,9 @@ def convert(model: AnyModule, memory_format: torch.memory_format | None = None) 
     for layer in _checked("convert", model).modules():
         if _obstacle(layer) is None:
             _assign_class(layer, _OURS)
-    return model if memory_format is None else model.to(memory_format=memory_format)
+    if memory_format is not None:
+        model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs don't know that argument alone
+    return model
 
 
 def revert(model: AnyModule) -> AnyModule:

@@ -79,7 +79,7 @@ def set_isa(name: str) -> None:
 
 
 def _compiled(tensor: Tensor, algorithm: str, dtypes: tuple[torch.dtype, ...]) -> bool:
-    return _extension.LOADED and algorithm != "reference" and tensor.device.type == "cpu" and tensor.dtype in dtypes
+    return _extension.LOADED and algorithm != "reference" and tensor.is_cpu and tensor.dtype in dtypes
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -110,6 +110,8 @@ def _in_format(tensor: Tensor, channels_last: bool) -> Tensor:
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """What autocast lowers a convolution on this tensor's device to; None where it is off or there is none."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     device = tensor.device.type
     active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if active else None
@@ -134,7 +136,7 @@ def _wide(first: Tensor, second: Tensor) -> torch.dtype | None:
 def im2col(input: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Tensor:
     """See `torchconv.reference.im2col`."""
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.im2col(input, kernel_size, stride, padding, dilation)
+        return torch.ops.torchconv.im2col.default(input, kernel_size, stride, padding, dilation)
     return reference.im2col(input, kernel_size, stride, padding, dilation)
 
 
@@ -143,7 +145,7 @@ def col2im(
 ) -> Tensor:
     """See `torchconv.reference.col2im`."""
     if _compiled(columns, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.col2im(columns, output_size, kernel_size, stride, padding, dilation)
+        return torch.ops.torchconv.col2im.default(columns, output_size, kernel_size, stride, padding, dilation)
     return reference.col2im(columns, output_size, kernel_size, stride, padding, dilation)
 
 
@@ -164,7 +166,7 @@ def conv(
         return wide.to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     if _compiled(input, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv(
+        return torch.ops.torchconv.conv.default(
             input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last
         )
     return _in_format(
@@ -188,7 +190,7 @@ def conv_input(
         return conv_input(grad_output.to(dtype), weight.to(dtype), *args).to(grad_output.dtype)
     channels_last = is_channels_last(grad_output) or is_channels_last(weight)
     if _compiled(grad_output, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv_input(
+        return torch.ops.torchconv.conv_input.default(
             grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
         )
     grad_input = _full_precision(
@@ -213,7 +215,7 @@ def conv_weight(
         return conv_weight(input.to(dtype), grad_output.to(dtype), *args).to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(grad_output)
     if _compiled(input, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv_weight(
+        return torch.ops.torchconv.conv_weight.default(
             input, grad_output, kernel_size, stride, padding, dilation, groups, algorithm, channels_last
         )
     grad_weight = _full_precision(
@@ -234,7 +236,7 @@ def max_pool(
     """See `torchconv.reference.max_pool`; the positions are empty unless `save_positions`."""
     channels_last = is_channels_last(input)
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool(
+        return torch.ops.torchconv.max_pool.default(
             input, kernel_size, stride, padding, dilation, ceil_mode, save_positions, channels_last
         )
     output, positions = reference.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
@@ -248,7 +250,7 @@ def max_pool_gather(
     """See `torchconv.reference.max_pool_gather`."""
     channels_last = is_channels_last(input)
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool_gather(
+        return torch.ops.torchconv.max_pool_gather.default(
             input, positions, kernel_size, stride, padding, dilation, channels_last
         )
     output = reference.max_pool_gather(input, positions, kernel_size, stride, padding, dilation)
@@ -267,7 +269,7 @@ def max_pool_scatter(
 ) -> Tensor:
     """See `torchconv.reference.max_pool_scatter`."""
     if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool_scatter(
+        return torch.ops.torchconv.max_pool_scatter.default(
             grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
         )
     grad_input = reference.max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation)
@@ -287,7 +289,7 @@ def avg_pool(
     """See `torchconv.reference.avg_pool`."""
     args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.avg_pool(input, *args, channels_last)
+        return torch.ops.torchconv.avg_pool.default(input, *args, channels_last)
     return _in_format(reference.avg_pool(input, *args), channels_last)
 
 
@@ -305,21 +307,21 @@ def avg_pool_input(
     """See `torchconv.reference.avg_pool_input`."""
     args = (input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.avg_pool_input(grad_output, *args, channels_last)
+        return torch.ops.torchconv.avg_pool_input.default(grad_output, *args, channels_last)
     return _in_format(reference.avg_pool_input(grad_output, *args), channels_last)
 
 
 def adaptive_avg_pool(input: Tensor, output_size: Ints, channels_last: bool) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool`."""
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_avg_pool(input, output_size, channels_last)
+        return torch.ops.torchconv.adaptive_avg_pool.default(input, output_size, channels_last)
     return _in_format(reference.adaptive_avg_pool(input, output_size), channels_last)
 
 
 def adaptive_avg_pool_input(grad_output: Tensor, input_size: Ints, output_size: Ints, channels_last: bool) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool_input`; `output_size` is grad_output's own."""
     if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_avg_pool_input(grad_output, input_size, channels_last)
+        return torch.ops.torchconv.adaptive_avg_pool_input.default(grad_output, input_size, channels_last)
     return _in_format(reference.adaptive_avg_pool_input(grad_output, input_size), channels_last)
 
 
@@ -327,7 +329,7 @@ def adaptive_max_pool_indices(input: Tensor, output_size: Ints) -> Tensor:
     """See `torchconv.reference.adaptive_max_pool_indices`."""
     channels_last = is_channels_last(input)
     if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_max_pool_indices(input, output_size, channels_last)
+        return torch.ops.torchconv.adaptive_max_pool_indices.default(input, output_size, channels_last)
     return _in_format(reference.adaptive_max_pool_indices(input, output_size), channels_last)
 
 

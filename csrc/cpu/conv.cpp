@@ -16,7 +16,7 @@ class ChannelsLast {
       data_ = static_cast<const T*>(t.data_ptr());
       return;
     }
-    keep_ = torch::stable::contiguous(t);
+    keep_ = as_contiguous(t);
     const int64_t matrix = t.size(0) * t.size(1), positions = matrix == 0 ? 0 : t.numel() / matrix;
     copy_.emplace(t.numel());
     std::get<ConvKernels<T>>(kernels()).transpose(t.size(0), t.size(1), positions, static_cast<const T*>(keep_->data_ptr()), copy_->get());
@@ -109,7 +109,7 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
                     to_string(Ints(p.window.kernel.begin(), p.window.kernel.end())), ", stride ",
                     to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", dilation ",
                     to_string(Ints(p.window.dilation.begin(), p.window.dilation.end())), ", groups ", p.groups);
-  if (algorithm != "auto") return algorithm == "winograd";
+  if (algorithm != "auto") return algorithm == "winograd" && positions > 0;
   return std::is_same_v<T, float> && winograd_serves(p) && std::min(p.in, p.out) >= WINOGRAD_CHANNELS &&
          positions >= 16 * WINOGRAD_TILES;
 }
@@ -128,7 +128,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
     expect_cpu(op, "bias", *bias);
     expect_same_dtype(op, "bias", *bias, input);
     expect_sizes(op, "bias", *bias, {p.groups * p.out});
-    bias = torch::stable::contiguous(*bias);
+    bias = as_contiguous(*bias);
   }
   expect_format(op, p.output_sizes(), channels_last);
   Tensor output = empty(input, p.output_sizes(), channels_last);

@@ -99,7 +99,8 @@ PackedWeight<T> pack_weight(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>, CHUNK = 16;
   const int64_t taps = volume(p.window.kernel), C = p.in_channels, chunks = ceil_div(C, CHUNK);
   PackedWeight<T> packed(taps, p.groups, C, p.out_channels);
-  torch::stable::parallel_for(0, p.groups * packed.panels * chunks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t grain = std::max<int64_t>(1, 16384 / (CHUNK * taps * N + 1));  // few are packed sooner than a thread wakes up
+  torch::stable::parallel_for(0, p.groups * packed.panels * chunks, grain, [&](int64_t begin, int64_t end) {
     const Scratch<T> chunk(CHUNK * taps * N);
     for (int64_t i = begin; i < end; i++) {
       const int64_t in = i % chunks * CHUNK, panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
@@ -117,13 +118,12 @@ PackedWeight<T> pack_weight(const GatherConv<T>& p) {
   return packed;
 }
 
-// Whether the column matrix is the input as it lies. Rows that are a multiple of a page apart are packed all the same: they would meet
-// in the same sets of the L1 cache.
+// Whether the column matrix is the input as it lies, pixels of so many channels. Rows that are a multiple of a page apart are packed
+// all the same: they would meet in the same sets of the L1 cache.
 template <class T>
-bool columns_in_place(const GatherConv<T>& p) {
-  const Window& w = p.window;
+bool columns_in_place(const Window& w, int64_t pixel) {
   return volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0} && w.input == w.output &&
-         p.groups * p.in_channels * sizeof(T) % 4096 != 0;
+         pixel * sizeof(T) % 4096 != 0;
 }
 
 // Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
@@ -132,7 +132,7 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
                   int64_t panel_end, T* packed) {
   const Window& w = p.window;
   const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels;
-  const bool in_place = columns_in_place(p);
+  const bool in_place = columns_in_place<T>(w, in_pixel);
   Corner corner[BLOCK_ROWS];
   T* row[BLOCK_ROWS];
   OutputPosition at(w.output, first);
@@ -247,45 +247,56 @@ void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_
 // The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
 template <class T>
 void weight_grad(const WeightGrad<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
   const Window& w = p.window;
-  const int64_t total = p.batch * volume(w.output), K = volume(w.kernel) * p.in_channels, O = p.out_channels;
+  const auto& v = p.view;
+  const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
   const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
   if (p.groups * O * K == 0) return;
   if (is_depthwise<T>(p)) return depthwise::weight_grad(p);
   const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
-  Scratch<T> partial(sums * p.groups * O * K);
-  torch::stable::parallel_for(0, sums * p.groups * blocks, 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> packed(DEPTH * PACKED_STRIDE<T>);
-    const T zeros[TILE_COLUMNS<T>] = {};
+  // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
+  const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
+  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % N == 0;
+  const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS);
+  const int64_t cuts = std::min(tiles, ceil_div(torch::stable::get_num_threads(), items));
+  Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
+  torch::stable::parallel_for(0, items * cuts, 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> packed(in_place ? 0 : DEPTH * PACKED_STRIDE<T>);
+    const T zeros[N] = {};
     for (int64_t i = begin; i < end; i++) {
-      const int64_t block = i % blocks, group = i / blocks % p.groups, sum = i / blocks / p.groups;
+      const int64_t cut = i % cuts, block = i / cuts % blocks, group = i / cuts / blocks % p.groups, sum = i / cuts / blocks / p.groups;
       const int64_t k0 = block * DEPTH, k1 = std::min<int64_t>(k0 + DEPTH, K);
       const int64_t q0 = total * sum / sums, q1 = total * (sum + 1) / sums;
-      T* out = partial.get() + (sum * p.groups + group) * O * K;
+      const int64_t first = tiles * cut / cuts * TILE_ROWS, last = std::min(O, tiles * (cut + 1) / cuts * TILE_ROWS);
+      T* out = direct ? p.grad_weight + v.start + group * v.group_step : partial.get() + (sum * p.groups + group) * O * K;
+      const int64_t out_step = direct ? v.out_step : K;
       if (q0 == q1)
-        for (int64_t o = 0; o < O; o++) zero_run(out + o * K + k0, k1 - k0);
+        for (int64_t o = first; o < last; o++) zero_run(out + o * out_step + k0, k1 - k0);
       for (int64_t q = q0; q < q1; q += DEPTH) {
         const int64_t depth = std::min<int64_t>(DEPTH, q1 - q);
         OutputPosition at(w.output, q);
-        for (int64_t j = 0; j < depth; j++, at.advance(w.output)) {
+        for (int64_t j = 0; !in_place && j < depth; j++, at.advance(w.output)) {
           T* to = packed.get() + j * PACKED_STRIDE<T>;
           pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner_of(w, at), k0, k1, to);
           // The last panel reads past k1 where that is not a multiple of its width; what it computes there is not stored.
-          zero_run(to + (k1 - k0), std::min<int64_t>(TILE_COLUMNS<T>, PACKED_STRIDE<T> - (k1 - k0)));
+          zero_run(to + (k1 - k0), std::min<int64_t>(N, PACKED_STRIDE<T> - (k1 - k0)));
         }
-        for (int64_t k = k0; k < k1; k += TILE_COLUMNS<T>) {
-          for (int64_t o = 0; o < O; o += TILE_ROWS) {
-            const int rows = std::min<int64_t>(TILE_ROWS, O - o);
+        const T* const b = in_place ? p.input + q * in_pixel + group * p.in_channels + k0 : packed.get();
+        const int64_t b_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
+        for (int64_t k = k0; k < k1; k += N) {
+          for (int64_t o = first; o < last; o += TILE_ROWS) {
+            const int rows = std::min<int64_t>(TILE_ROWS, last - o);
             T* c[TILE_ROWS];
-            for (int r = 0; r < rows; r++) c[r] = out + (o + r) * K + k;
-            tile_of<T, LayoutA::columns>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, packed.get() + (k - k0),
-                                                  PACKED_STRIDE<T>, c, std::min<int64_t>(TILE_COLUMNS<T>, k1 - k), q == q0 ? zeros : nullptr, 0);
+            for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
+            tile_of<T, LayoutA::columns>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c,
+                                               std::min<int64_t>(N, k1 - k), q == q0 ? zeros : nullptr, 0);
           }
         }
       }
     }
   });
-  add_up(p, sums, partial.get(), p.in_channels, 1);
+  if (!direct) add_up(p, sums, partial.get(), p.in_channels, 1);
 }
 
 }  // namespace TORCHCONV_ISA

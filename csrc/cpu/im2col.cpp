@@ -42,7 +42,7 @@ Tensor col2im(Tensor columns, Ints output_size, Ints kernel_size, Ints stride, I
   expect_sizes(op, "columns", columns, {columns.size(0), channels * taps, positions});
   const Ints sizes = tensor_sizes(columns.size(0), channels, w.input, rank);
   checked_volume(op, sizes);
-  columns = torch::stable::contiguous(columns);
+  columns = as_contiguous(columns);
   Tensor image = empty(columns, sizes, false);
   dispatch<float, double, BFloat16, Half>(op, columns, [&](auto zero) {
     using T = decltype(zero);

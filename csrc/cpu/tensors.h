@@ -1,6 +1,11 @@
 // Tensors as the kernels want them: dense, and in a known order.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <algorithm>
+#include <optional>
+
 #include "kernels.h"
 #include "scratch.h"
 
@@ -22,15 +27,27 @@ inline bool is_channels_last(const Tensor& t) {
   return fits(0);
 }
 
+// Straight from the allocator: a call through the dispatcher takes as long as a small convolution.
 inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, std::optional<ScalarType> dtype = std::nullopt) {
-  using torch::headeronly::MemoryFormat;
-  const MemoryFormat format = !channels_last      ? MemoryFormat::Contiguous
-                              : sizes.size() == 4 ? MemoryFormat::ChannelsLast
-                                                  : MemoryFormat::ChannelsLast3d;
-  const Tensor result = torch::stable::empty(sizes, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt, format);
+  const int64_t rank = sizes.size();
+  Ints strides(rank);
+  int64_t step = 1;
+  const auto lay = [&](int64_t d) {
+    strides[d] = step;
+    step *= std::max<int64_t>(sizes[d], 1);
+  };
+  if (channels_last) lay(1);
+  for (int64_t d = rank - 1; d >= 0; d--)
+    if (d != 1 || !channels_last) lay(d);
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), static_cast<int32_t>(dtype.value_or(like.scalar_type())),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  const Tensor result(handle);
   ask_for_huge_pages(result.data_ptr(), result.numel() * result.element_size());
   return result;
 }
+
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // Brings a tensor into the memory format that its problem is solved in.
 inline Tensor in_format(const Tensor& t, bool channels_last) {

@@ -29,8 +29,15 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 def _sum_of_positions(grad_output: Tensor) -> Tensor:
     """The gradient of a bias. torch adds up no complex numbers of 16 bits."""
-    wide = grad_output.to(torch.complex64) if grad_output.dtype == torch.complex32 else grad_output
-    return wide.sum((0, *range(2, grad_output.dim()))).to(grad_output.dtype)
+    dims = (0, *range(2, grad_output.dim()))
+    if grad_output.dtype == torch.complex32:
+        return grad_output.to(torch.complex64).sum(dims).to(torch.complex32)
+    return grad_output.sum(dims)
+
+
+def _conj(tensor: Tensor) -> Tensor:
+    """The conjugate: of real numbers themselves, without an op at each level of torch.func."""
+    return tensor.conj() if tensor.is_complex() else tensor
 
 
 class Conv(Function):
@@ -52,8 +59,8 @@ class Conv(Function):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
-            conv_input(grad_output, weight.conj(), ctx.input_size, ctx.geometry) if needs_input else None,
-            conv_weight(input.conj(), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            conv_input(grad_output, _conj(weight), ctx.input_size, ctx.geometry) if needs_input else None,
+            conv_weight(_conj(input), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
             _sum_of_positions(grad_output) if needs_bias else None,
             None,
         )
@@ -107,8 +114,8 @@ class ConvInput(Function):
         grad_output, weight = ctx.saved_tensors
         needs_output, needs_weight = ctx.needs_input_grad[:2]
         return (
-            conv(grad, weight.conj(), None, ctx.geometry) if needs_output else None,
-            conv_weight(grad, grad_output.conj(), ctx.kernel_size, ctx.geometry) if needs_weight else None,
+            conv(grad, _conj(weight), None, ctx.geometry) if needs_output else None,
+            conv_weight(grad, _conj(grad_output), ctx.kernel_size, ctx.geometry) if needs_weight else None,
             None,
             None,
         )
@@ -162,8 +169,8 @@ class ConvWeight(Function):
         input, grad_output = ctx.saved_tensors
         needs_input, needs_output = ctx.needs_input_grad[:2]
         return (
-            conv_input(grad_output.conj(), grad, ctx.input_size, ctx.geometry) if needs_input else None,
-            conv(input.conj(), grad, None, ctx.geometry) if needs_output else None,
+            conv_input(_conj(grad_output), grad, ctx.input_size, ctx.geometry) if needs_input else None,
+            conv(_conj(input), grad, None, ctx.geometry) if needs_output else None,
             None,
             None,
         )

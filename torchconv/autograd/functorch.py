@@ -6,99 +6,107 @@ tensors and constants, flat, never return an argument, and define `vmap`; so tha
 arguments. The names are torch's own internals, the same from 2.10 on; tests/test_transforms.py would see them change.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
-from torch._C._functorch import CGradInterpreterPtr, CJvpInterpreterPtr, CVmapInterpreterPtr, TransformType
+from torch._C._functorch import CGradInterpreterPtr, CJvpInterpreterPtr, TransformType
 from torch._functorch.autograd_function import VmapInfo
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
 
+# As ints: torch's enumeration takes a microsecond to compare.
+_VMAP, _GRAD, _JVP = (int(kind.value) for kind in (TransformType.Vmap, TransformType.Grad, TransformType.Jvp))
 
-def transformed(function: type[Function], args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+
+def recorded_by_a_level(function: type[Function]) -> Any:
+    """`function` as one level of grad or jvp differentiates it; its last argument is a tuple of what it gives."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        *args, (output,) = args  # type: ignore[assignment]
+        function.setup_context(ctx, args, output)
+        return output
+
+    methods = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(lambda ctx, *grads: (*function.backward(ctx, *grads), None)),
+        "jvp": staticmethod(lambda ctx, *tangents: function.jvp(ctx, *tangents[:-1])),
+    }
+    return type(function.__name__, (_SingleLevelFunction,), methods)
+
+
+def transformed(function: type[Function], recorded: Any, args: list[Any], apply: Callable[..., Any]) -> Any:
     """What `function` gives inside of a transform; `apply` is what calls it at the next level."""
-    # A backward pass may have saved tensors of a level that has ended.
-    args = tuple([functorch.unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args])
     interpreter: Any = functorch.peek_interpreter_stack()
-    kind = interpreter.key()
-    if kind == TransformType.Vmap:
-        return _batched(function, args, apply, CVmapInterpreterPtr(interpreter))
-    if kind not in (TransformType.Grad, TransformType.Jvp):
-        return function.apply(*args)
-    pointer: Any = CGradInterpreterPtr(interpreter) if kind == TransformType.Grad else CJvpInterpreterPtr(interpreter)
-    # A tensor of an outer level is a constant at this one, whatever gradient it needs there.
-    lifted = [pointer.lift(arg) if isinstance(arg, Tensor) else arg for arg in args]
+    kind, level = int(interpreter.key()), interpreter.level()
+    if kind == _VMAP:
+        return _batched(function, args, apply, level)
+    if kind == _GRAD:
+        return _differentiated(recorded, args, apply, level, CGradInterpreterPtr(interpreter))
+    if kind == _JVP:
+        return _differentiated(recorded, args, apply, level, CJvpInterpreterPtr(interpreter))
+    return function.apply(*args)
+
+
+def _differentiated(
+    recorded: Any,
+    args: list[Any],
+    apply: Callable[..., Any],
+    level: int,
+    interpreter: CGradInterpreterPtr | CJvpInterpreterPtr,
+) -> Any:
+    """One level of grad or jvp: what the next level gives, recorded at this one."""
+    inside, lifted = [], []
+    for arg in args:
+        value = functorch._unwrap_for_grad(arg, level) if isinstance(arg, Tensor) else arg
+        inside.append(value)
+        # A tensor of an outer level is a constant at this one, whatever gradient it needs there.
+        lifted.append(interpreter.lift(arg) if value is arg and isinstance(arg, Tensor) else arg)
+    # The next level differentiates as it did where this one began.
+    if isinstance(interpreter, CGradInterpreterPtr):
+        switch, on, before = torch._C._set_grad_enabled, torch.is_grad_enabled(), interpreter.prevGradMode()
+    else:
+        switch, on = torch._C._set_fwd_grad_enabled, torch._C._is_fwd_grad_enabled()
+        before = interpreter.prevFwdGradMode()
+    switch(on and before)
+    below = functorch.pop_dynamic_layer_stack()
+    try:
+        output = apply(*inside)
+    finally:
+        functorch.push_dynamic_layer_stack(below)
+        switch(on)
+    if isinstance(output, Tensor):
+        output = functorch._wrap_for_grad(output, level)
+    else:
+        output = tuple([functorch._wrap_for_grad(part, level) for part in output])
     allowed = functorch.get_single_level_autograd_function_allowed()
     functorch.set_single_level_autograd_function_allowed(True)
     try:
-        return _single_level(function, pointer.level(), kind, apply).apply(*lifted)
+        return recorded.apply(*lifted, (output,))
     finally:
         functorch.set_single_level_autograd_function_allowed(allowed)
 
 
-@contextmanager
-def _next_level() -> Iterator[None]:
-    level = functorch.pop_dynamic_layer_stack()
-    try:
-        yield
-    finally:
-        functorch.push_dynamic_layer_stack(level)
-
-
-def _batched(
-    function: type[Function], args: tuple[Any, ...], apply: Callable[..., Any], interpreter: CVmapInterpreterPtr
-) -> Any:
+def _batched(function: type[Function], args: list[Any], apply: Callable[..., Any], level: int) -> Any:
     """One level of vmap: the rule of `function`, on the tensors inside."""
-    level = interpreter.level()
-    inside, dims = [], []
-    for arg in args:
-        tensor, dim = functorch._unwrap_batched(arg, level) if isinstance(arg, Tensor) else (arg, None)
-        inside.append(tensor)
-        dims.append(dim)
-    with _next_level():
-        if all(dim is None for dim in dims):
+    pairs = [functorch._unwrap_batched(arg, level) if isinstance(arg, Tensor) else (arg, None) for arg in args]
+    inside, dims = zip(*pairs, strict=True)
+    below = functorch.pop_dynamic_layer_stack()
+    try:
+        for value, dim in pairs:
+            if dim is not None:
+                info = VmapInfo(value.shape[dim], "error")  # nothing here is random
+                output, out_dims = function.vmap(info, dims, *inside)
+                break
+        else:
             return apply(*args)
-        info = VmapInfo(interpreter.batchSize(), "error")  # nothing here is random
-        output, out_dims = function.vmap(info, tuple(dims), *inside)
+    finally:
+        functorch.push_dynamic_layer_stack(below)
     if isinstance(output, Tensor):
         return functorch._add_batch_dim(output, out_dims, level)
     return tuple(
         part if dim is None else functorch._add_batch_dim(part, dim, level)
         for part, dim in zip(output, out_dims, strict=True)
     )
-
-
-@cache
-def _single_level(function: type[Function], level: int, kind: TransformType, apply: Callable[..., Any]) -> Any:
-    """`function` as one level of grad or jvp differentiates it."""
-
-    def forward(*args: Any) -> Any:
-        inside = [functorch._unwrap_for_grad(arg, level) if isinstance(arg, Tensor) else arg for arg in args]
-        interpreter: Any = functorch.peek_interpreter_stack()
-        # Inside of a Function both modes are off. The next level differentiates as it did where this one began.
-        backward, dual = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
-        jvp = kind == TransformType.Jvp
-        torch._C._set_grad_enabled(jvp or CGradInterpreterPtr(interpreter).prevGradMode())
-        torch._C._set_fwd_grad_enabled(not jvp or CJvpInterpreterPtr(interpreter).prevFwdGradMode())
-        try:
-            with _next_level():
-                output = apply(*inside)
-        finally:
-            torch._C._set_grad_enabled(backward)
-            torch._C._set_fwd_grad_enabled(dual)
-        if isinstance(output, Tensor):
-            return functorch._wrap_for_grad(output, level)
-        return tuple([functorch._wrap_for_grad(part, level) for part in output])
-
-    methods = {
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(function.setup_context),
-        "backward": staticmethod(function.backward),
-        "jvp": staticmethod(function.jvp),
-    }
-    return type(function.__name__, (_SingleLevelFunction,), methods)

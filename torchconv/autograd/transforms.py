@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.autograd import Function, forward_ad
 
-from torchconv.autograd.functorch import transformed
+from torchconv.autograd.functorch import recorded_by_a_level, transformed
 
 
 class Window(NamedTuple):
@@ -36,6 +37,7 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
 
     together = {"forward": staticmethod(forward), "setup_context": Function.setup_context}
     eager: Any = type(function.__name__, (function,), together)
+    recorded = recorded_by_a_level(function)
     traced: Any = type(f"Traced{function.__name__}", (function,), {"jvp": Function.jvp})
 
     def apply(*args: Any) -> Any:
@@ -45,25 +47,36 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
                 repeated = isinstance(arg, Tensor) and any(arg is other for other in distinct)
                 distinct.append(arg.view_as(arg) if repeated else arg)
             return traced.apply(*distinct)
+        # A backward pass may have saved tensors of a level that has ended.
+        living = [functorch.unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
         if torch._C._are_functorch_transforms_active():
-            return transformed(function, args, apply)
-        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-            return function.forward(*args)
-        return eager.apply(*args)
+            return transformed(function, recorded, living, apply)
+        needed = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in living)
+        if needed or forward_ad._current_level >= 0:
+            return eager.apply(*living)
+        return function.forward(*living)
 
     return apply
 
 
 def into_batch(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """The dimension that vmap maps over, folded into the batch: (N, ...) to (B * N, ...). None repeats the tensor."""
-    by_example = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return by_example.flatten(0, 1)
+    if dim is None:
+        tensor = tensor.expand(size, *tensor.shape)
+    elif dim != 0:
+        tensor = tensor.movedim(dim, 0)
+    return tensor.flatten(0, 1)
 
 
 def into_channels(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """The dimension that vmap maps over, folded into the channels: (N, C, ...) to (N, B * C, ...)."""
-    by_example = tensor.unsqueeze(1).expand(-1, size, *tensor.shape[1:]) if dim is None else tensor.movedim(dim, 1)
-    return by_example.flatten(1, 2)
+    if dim is None:
+        tensor = tensor.unsqueeze(1).expand(-1, size, *tensor.shape[1:])
+    elif dim == 0 and tensor.shape[1] == 1:  # one example at a time: no dimensions to swap
+        return tensor.reshape(1, size * tensor.shape[2], *tensor.shape[3:])
+    elif dim != 1:
+        tensor = tensor.movedim(dim, 1)
+    return tensor.flatten(1, 2)
 
 
 def out_of_batch(tensor: Tensor, size: int) -> Tensor:

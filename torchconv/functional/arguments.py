@@ -64,6 +64,15 @@ def check_fits(function: str, window: Window, size: Sequence[int], ceil_mode: bo
             )
 
 
+def fitting_size(function: str, window: Window, size: Sequence[int], ceil_mode: bool = False) -> list[int]:
+    """The number of the window's positions along each dimension, of which there must be one."""
+    positions = reference.output_size(size, *window, ceil_mode)
+    for n in positions:
+        if n < 1:
+            check_fits(function, window, size, ceil_mode)
+    return positions
+
+
 def check_pixels(function: str, input: Tensor, rank: int) -> None:
     """A pooling has something to choose from: no dimension but the batch is empty."""
     if 0 in input.shape[-rank - 1 :]:
@@ -105,8 +114,10 @@ def pool_window(
     """A pooling's window: the stride is by default the kernel's size, padding is at most half of that."""
     no_stride = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
     window = window_of(function, rank, kernel_size, kernel_size if no_stride else stride, padding, dilation)  # type: ignore[arg-type]
-    if any(2 * p > k for k, p in zip(window.kernel_size, window.padding, strict=True)):
-        raise RuntimeError(f"{function}: padding is {padding!r}, expected at most half of kernel_size, {kernel_size!r}")
+    for k, p in zip(window.kernel_size, window.padding, strict=True):
+        if 2 * p > k:
+            expected = f"at most half of kernel_size, {kernel_size!r}"
+            raise RuntimeError(f"{function}: padding is {padding!r}, expected {expected}")
     return window
 
 
@@ -116,9 +127,7 @@ def pooled_size(function: str, input: Tensor, window: Window, ceil_mode: bool) -
         raise TypeError(f"{function}: ceil_mode is {ceil_mode!r}, expected a bool")
     rank = len(window.kernel_size)
     check_pixels(function, input, rank)
-    check_fits(function, window, input.shape[-rank:], ceil_mode)
-    kernel_size, stride, padding, dilation = window
-    size = reference.output_size(input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode)
+    size = fitting_size(function, window, input.shape[-rank:], ceil_mode)
     check_addressable(function, input, [*input.shape[:-rank], *size], window)
     return size
 
@@ -181,8 +190,7 @@ def conv_window(
     if isinstance(padding, str):
         input, padding = padded(function, input, padding, kernel_size, stride, dilation, value)
     window = Window(kernel_size, stride, ints(function, "padding", padding, rank, 0), dilation)
-    check_fits(function, window, input.shape[-rank:])
-    size = reference.output_size(input.shape[-rank:], *window)
+    size = fitting_size(function, window, input.shape[-rank:])
     check_addressable(function, input, [*input.shape[: -rank - 1], weight.shape[0], *size], window)
     return input, window, size
 
