@@ -68,10 +68,10 @@ FAMILIES = {
 def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
     rank = 2 if family is FAMILIES["winograd"] else draw(ranks)
     inputs, outputs, groups = (draw(about(*bounds)) for bounds in (family.inputs, family.outputs, family.groups))
-    batch, longest = draw(st.integers(1, 3)), min(family.kernel[1], (11, 7, 3)[rank - 1])
+    batch, longest = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3))), min(family.kernel[1], (11, 7, 3)[rank - 1])
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
-    room, sizes = PRODUCTS // (batch * groups * inputs * outputs * prod(kernel)), []
+    room, sizes = PRODUCTS // (max(batch, 1) * groups * inputs * outputs * prod(kernel)), []
     for i in reversed(range(rank)):  # the width first: rows are what vectors and blocks are cut from
         least = max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i])
         sizes.append(max(least, min(draw(about(1, family.size)), room)))

@@ -94,25 +94,33 @@ struct PackedWeight {
   }
 };
 
+// Input channels whose weights are read at a time.
+constexpr int64_t CHUNK = 16;
+
+// The rows of one panel for CHUNK input channels from `in` on, or as many as there are: row k goes to row_at(k).
+template <class T, class F>
+void pack_rows(const GatherConv<T>& p, int64_t group, int64_t panel, int64_t in, T* chunk, const F& row_at) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const int64_t taps = volume(p.window.kernel), C = p.in_channels, out = panel * N;
+  const int64_t ins = std::min(CHUNK, C - in), outs = std::min(N, p.out_channels - out);
+  if (outs < N) zero_run(chunk, ins * taps * N);
+  Filters<T>(p.weight, p.window.kernel, group, C).read(in, ins, out, outs, chunk, N);
+  for (int64_t c = 0; c < ins; c++)
+    for (int64_t tap = 0; tap < taps; tap++) copy_run(chunk + (c * taps + tap) * N, row_at(tap * C + in + c), N);
+}
+
 template <class T>
 PackedWeight<T> pack_weight(const GatherConv<T>& p) {
-  constexpr int64_t N = TILE_COLUMNS<T>, CHUNK = 16;
-  const int64_t taps = volume(p.window.kernel), C = p.in_channels, chunks = ceil_div(C, CHUNK);
-  PackedWeight<T> packed(taps, p.groups, C, p.out_channels);
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const int64_t taps = volume(p.window.kernel), chunks = ceil_div(p.in_channels, CHUNK);
+  PackedWeight<T> packed(taps, p.groups, p.in_channels, p.out_channels);
   const int64_t grain = std::max<int64_t>(1, 16384 / (CHUNK * taps * N + 1));  // few are packed sooner than a thread wakes up
   torch::stable::parallel_for(0, p.groups * packed.panels * chunks, grain, [&](int64_t begin, int64_t end) {
     const Scratch<T> chunk(CHUNK * taps * N);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t in = i % chunks * CHUNK, panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
-      const int64_t ins = std::min(CHUNK, C - in), out = panel * N, outs = std::min(N, p.out_channels - out);
-      if (outs < N) zero_run(chunk.get(), ins * taps * N);
-      Filters<T>(p.weight, p.window.kernel, group, C).read(in, ins, out, outs, chunk.get(), N);
-      for (int64_t c = 0; c < ins; c++) {
-        for (int64_t tap = 0; tap < taps; tap++) {
-          const int64_t row = tap * C + in + c;
-          copy_run(chunk.get() + (c * taps + tap) * N, packed.panel(group, row / DEPTH, panel) + row % DEPTH * N, N);
-        }
-      }
+      const int64_t panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
+      pack_rows(p, group, panel, i % chunks * CHUNK, chunk.get(),
+                [&](int64_t k) { return packed.panel(group, k / DEPTH, panel) + k % DEPTH * N; });
     }
   });
   return packed;
@@ -124,6 +132,12 @@ template <class T>
 bool columns_in_place(const Window& w, int64_t pixel) {
   return volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0} && w.input == w.output &&
          pixel * sizeof(T) % 4096 != 0;
+}
+
+// Whether the output's positions are the window's.
+template <class T>
+bool is_dense(const GatherConv<T>& p) {
+  return p.spacing == Extent{1, 1, 1} && p.output_extent == p.window.output;
 }
 
 // Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
@@ -166,11 +180,41 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
   }
 }
 
+// Few positions whose columns lie in place: the weights are the larger operand. Each panel of them is packed where it is used.
+constexpr int64_t FEW_POSITIONS = 256;
+
+template <class T>
+void gather_by_panels(const GatherConv<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const int64_t C = p.in_channels, O = p.out_channels, total = p.batch * volume(p.window.output), panels = ceil_div(O, N);
+  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * O;
+  torch::stable::parallel_for(0, p.groups * panels, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weight(C * N), chunk(CHUNK * N);
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t group = i / panels, panel = i % panels, columns = std::min(N, O - panel * N);
+      for (int64_t in = 0; in < C; in += CHUNK) pack_rows(p, group, panel, in, chunk.get(), [&](int64_t k) { return weight.get() + k * N; });
+      T start[N] = {};
+      if (p.bias != nullptr) std::memcpy(start, p.bias + group * O + panel * N, columns * sizeof(T));
+      for (int64_t in = 0; in < C; in += DEPTH) {
+        for (int64_t t = 0; t < total; t += TILE_ROWS) {
+          const int64_t rows = std::min<int64_t>(TILE_ROWS, total - t);
+          T* c[TILE_ROWS];
+          for (int64_t r = 0; r < rows; r++) c[r] = p.output + (t + r) * out_pixel + group * O + panel * N;
+          tile_of<T, LayoutA::rows>(rows)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
+                                          weight.get() + in * N, N, c, columns, in == 0 ? start : nullptr, 0);
+        }
+      }
+    }
+  });
+}
+
 template <class T>
 void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
   if (total == 0 || p.out_channels == 0) return;
   if (is_depthwise<T>(p)) return depthwise::conv(p);
+  if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels) && is_dense(p))
+    return gather_by_panels(p);
   const PackedWeight<T> weight = pack_weight(p);
   // Blocks of as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the work is cut
   // never changes the order in which an output element is summed, so results do not depend on the number of threads.

@@ -89,7 +89,7 @@ void conv(const GatherConv<T>& p, const Activations<const T>& input, const Activ
   const int64_t depth = volume(w.kernel) * p.in_channels;  // a phase of a strided convolution's input gradient may have no tap
   if (p.batch * picture * O == 0) return;
   // Where positions lie in the output as they do in a block they are summed there. A block holds several of very small pictures.
-  const bool dense = p.spacing == Extent{1, 1, 1} && p.output_extent == w.output && is_flat(w.output, output.step);
+  const bool dense = is_dense(p) && is_flat(w.output, output.step);
   const bool in_place = dense && output.step[2] == 1 && (p.batch == 1 || picture >= PANELS * N);
   const int64_t pictures = in_place ? p.batch : 1, positions = p.batch * picture / pictures;
   const int64_t panels = ceil_div(positions, N), chunks = ceil_div(panels, PANELS), room = ceil_div(panels, chunks) * N;

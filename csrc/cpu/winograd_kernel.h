@@ -234,7 +234,6 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
   torch::stable::parallel_for(0, ceil_div(all.total, block_tiles), 1, [&](int64_t begin, int64_t end) {
     const int64_t input_step = block_tiles * PACKED_STRIDE<T> + LINE<T>, product_step = block_tiles * width + LINE<T>;
     const Scratch<T> inputs(POINTS * input_step), products(POINTS * product_step);
-    
     for (int64_t i = begin; i < end; i++) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
       for (int64_t block = 0; block < weight.blocks; block++) {
@@ -304,12 +303,12 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
   }
 }
 
-// The larger of the two transformed operands is never held whole.
+// The larger of the two transformed operands is not held whole; where they are near each other, passing by the tiles is faster.
 template <class T>
 void conv(const WinogradConv<T>& p) {
   const Tiles<T> tiles(p);
   if (tiles.total == 0 || p.out_channels == 0) return;
-  tiles.total < p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
+  3 * tiles.total < 2 * p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
 }
 
 }  // namespace winograd
