@@ -94,15 +94,17 @@ struct PackedWeight {
   }
 };
 
-// Input channels whose weights are read at a time.
-constexpr int64_t CHUNK = 16;
+// Input channels whose weights are read at a time: more where they are neighbours, as filters are pages apart.
+template <class T>
+int64_t channels_at_a_time(const GatherConv<T>& p) {
+  return std::min<int64_t>(p.in_channels, p.weight.in_step == 1 ? 64 : 16);
+}
 
-// The rows of one panel for CHUNK input channels from `in` on, or as many as there are: row k goes to row_at(k).
+// The rows of one panel for `ins` input channels from `in` on: row k goes to row_at(k).
 template <class T, class F>
-void pack_rows(const GatherConv<T>& p, int64_t group, int64_t panel, int64_t in, T* chunk, const F& row_at) {
+void pack_rows(const GatherConv<T>& p, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& row_at) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t taps = volume(p.window.kernel), C = p.in_channels, out = panel * N;
-  const int64_t ins = std::min(CHUNK, C - in), outs = std::min(N, p.out_channels - out);
+  const int64_t taps = volume(p.window.kernel), C = p.in_channels, out = panel * N, outs = std::min(N, p.out_channels - out);
   if (outs < N) zero_run(chunk, ins * taps * N);
   Filters<T>(p.weight, p.window.kernel, group, C).read(in, ins, out, outs, chunk, N);
   for (int64_t c = 0; c < ins; c++)
@@ -112,14 +114,14 @@ void pack_rows(const GatherConv<T>& p, int64_t group, int64_t panel, int64_t in,
 template <class T>
 PackedWeight<T> pack_weight(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t taps = volume(p.window.kernel), chunks = ceil_div(p.in_channels, CHUNK);
-  PackedWeight<T> packed(taps, p.groups, p.in_channels, p.out_channels);
-  const int64_t grain = std::max<int64_t>(1, 16384 / (CHUNK * taps * N + 1));  // few are packed sooner than a thread wakes up
+  const int64_t taps = volume(p.window.kernel), C = p.in_channels, step = channels_at_a_time(p), chunks = step == 0 ? 0 : ceil_div(C, step);
+  PackedWeight<T> packed(taps, p.groups, C, p.out_channels);
+  const int64_t grain = std::max<int64_t>(1, 16384 / (step * taps * N + 1));  // few are packed sooner than a thread wakes up
   torch::stable::parallel_for(0, p.groups * packed.panels * chunks, grain, [&](int64_t begin, int64_t end) {
-    const Scratch<T> chunk(CHUNK * taps * N);
+    const Scratch<T> chunk(step * taps * N);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
-      pack_rows(p, group, panel, i % chunks * CHUNK, chunk.get(),
+      const int64_t in = i % chunks * step, panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
+      pack_rows(p, group, panel, in, std::min(step, C - in), chunk.get(),
                 [&](int64_t k) { return packed.panel(group, k / DEPTH, panel) + k % DEPTH * N; });
     }
   });
@@ -187,12 +189,13 @@ template <class T>
 void gather_by_panels(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   const int64_t C = p.in_channels, O = p.out_channels, total = p.batch * volume(p.window.output), panels = ceil_div(O, N);
-  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * O;
+  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * O, step = channels_at_a_time(p);
   torch::stable::parallel_for(0, p.groups * panels, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weight(C * N), chunk(CHUNK * N);
+    const Scratch<T> weight(C * N), chunk(step * N);
     for (int64_t i = begin; i < end; i++) {
       const int64_t group = i / panels, panel = i % panels, columns = std::min(N, O - panel * N);
-      for (int64_t in = 0; in < C; in += CHUNK) pack_rows(p, group, panel, in, chunk.get(), [&](int64_t k) { return weight.get() + k * N; });
+      for (int64_t in = 0; in < C; in += step)
+        pack_rows(p, group, panel, in, std::min(step, C - in), chunk.get(), [&](int64_t k) { return weight.get() + k * N; });
       T start[N] = {};
       if (p.bias != nullptr) std::memcpy(start, p.bias + group * O + panel * N, columns * sizeof(T));
       for (int64_t in = 0; in < C; in += DEPTH) {

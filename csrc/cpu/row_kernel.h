@@ -60,7 +60,7 @@ bool row_conv_serves(const GatherConv<T>& p) {
 
 template <class T>
 void row_conv(const GatherConv<T>& p, const Activations<const T>& input, const Activations<T>& output) {
-  constexpr int64_t N = TILE_COLUMNS<T>, BLOCK = 4 * TILE_ROWS, PIECE = 65536 / sizeof(T);
+  constexpr int64_t N = TILE_COLUMNS<T>, BLOCK = 8 * TILE_ROWS, PIECE = 65536 / sizeof(T);
   const Window& w = p.window;
   const int64_t C = p.in_channels, O = p.out_channels, taps = volume(w.kernel), panels = ceil_div(O, N);
   const int64_t reach = w.dilation[1] * (w.kernel[1] - 1) + 1, width = (w.output[2] - 1) * w.stride[2] + w.kernel[2], line = width * C;

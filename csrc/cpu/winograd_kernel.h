@@ -76,7 +76,7 @@ inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64
 // Point i goes to to + i * step, as [depth][TILE_COLUMNS].
 template <class T>
 void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int64_t first, T* to, int64_t step) {
-  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 16;
+  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 64;
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
   const Filters<T> filters(p.weight, {1, 3, 3}, 0, p.in_channels);
   T chunk[CHUNK][9][N] = {};
