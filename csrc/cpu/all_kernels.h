@@ -8,6 +8,7 @@
 #include "filters.h"
 #include "depthwise_kernel.h"
 #include "conv_kernel.h"
+#include "dot_kernel.h"
 #include "row_kernel.h"
 #include "pointwise_kernel.h"
 #include "winograd_kernel.h"

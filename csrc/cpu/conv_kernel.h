@@ -3,6 +3,13 @@
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
+namespace dot {  // dot_kernel.h
+template <class T>
+bool serves(const GatherConv<T>& p);
+template <class T>
+void conv(const GatherConv<T>& p);
+}  // namespace dot
+
 constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
 constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 
@@ -216,6 +223,7 @@ void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
   if (total == 0 || p.out_channels == 0) return;
   if (is_depthwise<T>(p)) return depthwise::conv(p);
+  if (dot::serves(p)) return dot::conv(p);
   if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels) && is_dense(p))
     return gather_by_panels(p);
   const PackedWeight<T> weight = pack_weight(p);

@@ -5,18 +5,6 @@ namespace TORCHCONV_ISA {
 // Output channels that share the loads of a run, and accumulators (of 32 registers, or 16).
 constexpr int PLANE_OUTS = VECTOR_BYTES == 64 ? 8 : 4, PLANE_SUMS = 3 * PLANE_OUTS;
 
-// Lane i is the sum of row i's lanes: half a transposition, each of whose butterflies is added up.
-template <class T, int STEP = lanes<T> / 2, int... I>
-inline __attribute__((always_inline)) vec<T> sums_of_rows(vec<T> row[], std::integer_sequence<int, I...> lane) {
-  constexpr int L = lanes<T>;
-#pragma GCC unroll 8
-  for (int i = 0; i < STEP; i++)
-    row[i] = __builtin_shufflevector(row[i], row[i + STEP], ((I & STEP) ? L + I - STEP : I)...) +
-             __builtin_shufflevector(row[i], row[i + STEP], ((I & STEP) ? L + I : I + STEP)...);
-  if constexpr (STEP > 1) return sums_of_rows<T, STEP / 2>(row, lane);
-  return row[0];
-}
-
 // Vectors of positions, or taps, that go with so many output channels in one tile.
 constexpr int plane_width(int outs) { return std::min(8, PLANE_SUMS / outs); }
 

@@ -34,7 +34,7 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, s
   int64_t step = 1;
   const auto lay = [&](int64_t d) {
     strides[d] = step;
-    step *= std::max<int64_t>(sizes[d], 1);
+    step *= channels_last ? sizes[d] : std::max<int64_t>(sizes[d], 1);  // as torch does it
   };
   if (channels_last) lay(1);
   for (int64_t d = rank - 1; d >= 0; d--)

@@ -16,6 +16,18 @@ inline __attribute__((always_inline)) void butterfly(vec<T> row[], std::integer_
   if constexpr (STEP > 1) butterfly<T, STEP / 2>(row, std::integer_sequence<int, I...>{});
 }
 
+// Lane i is the sum of row i's lanes: half a transposition, each of whose butterflies is added up.
+template <class T, int STEP = lanes<T> / 2, int... I>
+inline __attribute__((always_inline)) vec<T> sums_of_rows(vec<T> row[], std::integer_sequence<int, I...> lane) {
+  constexpr int L = lanes<T>;
+#pragma GCC unroll 8
+  for (int i = 0; i < STEP; i++)
+    row[i] = __builtin_shufflevector(row[i], row[i + STEP], ((I & STEP) ? L + I - STEP : I)...) +
+             __builtin_shufflevector(row[i], row[i + STEP], ((I & STEP) ? L + I : I + STEP)...);
+  if constexpr (STEP > 1) return sums_of_rows<T, STEP / 2>(row, lane);
+  return row[0];
+}
+
 template <class T>
 void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
   constexpr int L = lanes<T>;
