@@ -85,6 +85,26 @@ void copy_matrix(int64_t rows, int64_t columns, const T* from, int64_t from_row,
   }
 }
 
+// to[in][tap] = from[tap][in], for `taps` taps that lie `tap_step` apart. Taps are few: their vectors are transposed as if they
+// were a square, and of each row of it all but the last overwrite what is behind the taps, which the next row then writes.
+template <class T>
+void interleave(int64_t taps, int64_t ins, const T* from, int64_t tap_step, T* to) {
+  constexpr int64_t L = lanes<T>;
+  int64_t in = 0;
+  for (; taps <= L && in + L <= ins; in += L) {
+    vec<T> row[L] = {};
+    T square[L * L];
+    for (int64_t tap = 0; tap < taps; tap++) row[tap] = load(from + tap * tap_step + in);
+    butterfly<T, L / 2>(row, std::make_integer_sequence<int, L>{});
+    for (int64_t i = 0; i < L; i++) store(square + i * L, row[i]);
+    const int64_t whole = std::clamp<int64_t>((ins - in) - ceil_div(L, taps), 0, L);
+    for (int64_t i = 0; i < whole; i++) store(to + (in + i) * taps, load(square + i * L));
+    for (int64_t i = whole; i < L; i++) std::memcpy(to + (in + i) * taps, square + i * L, taps * sizeof(T));
+  }
+  for (; in < ins; in++)
+    for (int64_t tap = 0; tap < taps; tap++) to[in * taps + tap] = from[tap * tap_step + in];
+}
+
 template <class T>
 void transpose(int64_t batch, int64_t rows, int64_t columns, const T* from, T* to) {
   constexpr int64_t L = lanes<T>, BLOCK = 4 * L;  // blocks of whole cache lines on both sides

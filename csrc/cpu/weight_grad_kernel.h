@@ -1,0 +1,98 @@
+// The weight gradient, likewise by blocks of the column matrix.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+// Positions that one partial sum of the weight gradient runs over, at least: enough to outweigh adding it up.
+constexpr int64_t SHORTEST_SUM = 8 * DEPTH;
+constexpr int64_t SUMS = 32;
+
+// The partial sums [sum][group][out][tap, in], added up in order: a tap and a channel are as far apart as the steps say.
+template <class T>
+void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_step, int64_t in_step) {
+  const Extent& kernel = p.window.kernel;
+  const auto& v = p.view;
+  const int64_t taps = volume(kernel), C = p.in_channels, K = taps * C, size = p.groups * p.out_channels * K;
+  const bool one_run = v.in_step == taps && v.step[2] == 1 && v.step[1] == kernel[2] && v.step[0] == kernel[1] * kernel[2];
+  torch::stable::parallel_for(0, p.groups * p.out_channels, std::max<int64_t>(1, 16384 / K), [&](int64_t begin, int64_t end) {
+    const Scratch<T> total(K);
+    for (int64_t i = begin; i < end; i++) {
+      const T* from = partial + i * K;
+      if (sums > 1) {
+        for (int64_t k = 0; k < K; k++) {
+          T sum = 0;
+          for (int64_t s = 0; s < sums; s++) sum += from[s * size + k];
+          total.get()[k] = sum;
+        }
+        from = total.get();
+      }
+      T* to = p.grad_weight + v.start + i / p.out_channels * v.group_step + i % p.out_channels * v.out_step;
+      if (one_run && in_step == 1) {
+        interleave(taps, C, from, tap_step, to);
+        continue;
+      }
+      for (int64_t kd = 0; kd < kernel[0]; kd++)
+        for (int64_t kh = 0; kh < kernel[1]; kh++)
+          for (int64_t kw = 0; kw < kernel[2]; kw++, from += tap_step)
+            copy_matrix(1, C, from, K, in_step, to + kd * v.step[0] + kh * v.step[1] + kw * v.step[2], K, v.in_step);
+    }
+  });
+}
+
+// The weight gradient is a product whose depth is the positions: grad_output^T [out][position] times the columns.
+// The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
+template <class T>
+void weight_grad(const WeightGrad<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const Window& w = p.window;
+  const auto& v = p.view;
+  const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
+  const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
+  if (p.groups * O * K == 0) return;
+  if (is_depthwise<T>(p)) return depthwise::weight_grad(p);
+  const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
+  // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
+  const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
+  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % N == 0;
+  const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS);
+  const int64_t cuts = std::min(tiles, ceil_div(torch::stable::get_num_threads(), items));
+  Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
+  torch::stable::parallel_for(0, items * cuts, 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> packed(in_place ? 0 : DEPTH * PACKED_STRIDE<T>);
+    const T zeros[N] = {};
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t cut = i % cuts, block = i / cuts % blocks, group = i / cuts / blocks % p.groups, sum = i / cuts / blocks / p.groups;
+      const int64_t k0 = block * DEPTH, k1 = std::min<int64_t>(k0 + DEPTH, K);
+      const int64_t q0 = total * sum / sums, q1 = total * (sum + 1) / sums;
+      const int64_t first = tiles * cut / cuts * TILE_ROWS, last = std::min(O, tiles * (cut + 1) / cuts * TILE_ROWS);
+      T* out = direct ? p.grad_weight + v.start + group * v.group_step : partial.get() + (sum * p.groups + group) * O * K;
+      const int64_t out_step = direct ? v.out_step : K;
+      if (q0 == q1)
+        for (int64_t o = first; o < last; o++) zero_run(out + o * out_step + k0, k1 - k0);
+      for (int64_t q = q0; q < q1; q += DEPTH) {
+        const int64_t depth = std::min<int64_t>(DEPTH, q1 - q);
+        OutputPosition at(w.output, q);
+        for (int64_t j = 0; !in_place && j < depth; j++, at.advance(w.output)) {
+          T* to = packed.get() + j * PACKED_STRIDE<T>;
+          pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner_of(w, at), k0, k1, to);
+          // The last panel reads past k1 where that is not a multiple of its width; what it computes there is not stored.
+          zero_run(to + (k1 - k0), std::min<int64_t>(N, PACKED_STRIDE<T> - (k1 - k0)));
+        }
+        const T* const b = in_place ? p.input + q * in_pixel + group * p.in_channels + k0 : packed.get();
+        const int64_t b_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
+        for (int64_t k = k0; k < k1; k += N) {
+          for (int64_t o = first; o < last; o += TILE_ROWS) {
+            const int rows = std::min<int64_t>(TILE_ROWS, last - o);
+            T* c[TILE_ROWS];
+            for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
+            tile_of<T, LayoutA::columns>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c,
+                                               std::min<int64_t>(N, k1 - k), q == q0 ? zeros : nullptr, 0);
+          }
+        }
+      }
+    }
+  });
+  if (!direct) add_up(p, sums, partial.get(), p.in_channels, 1);
+}
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
