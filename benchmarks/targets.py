@@ -50,6 +50,7 @@ def targets(find: Find) -> list[list[str]]:
         ("backward", "lenet", 1, 28, 0.87),
         ("forward", "lenet", 64, 28, 1.0),
         ("backward", "lenet", 64, 28, 1.0),
+        *(("per-sample", "lenet", batch, 28, 1.0) for batch in (1, 8, 32)),
     ):
         found = find("networks", threads=THREADS, kind=kind, network=network, batch=batch, size=size)
         rows.append(_least(f"{network}, {kind}, batch {batch}, {size}²", wanted, found, _faster))
