@@ -40,8 +40,8 @@ pytestmark = [
 ]
 
 
-def cases(count: int) -> Callable[[Any], Any]:
-    """So many for each family, the same at each run; a failure prints how to call it again."""
+def cases(count: int, parametrized: Callable[[Any], Any] = families) -> Callable[[Any], Any]:
+    """So many for each family (or what else is given), the same at each run; a failure prints how to call it again."""
     chosen = settings(
         max_examples=count,
         deadline=None,
@@ -50,7 +50,7 @@ def cases(count: int) -> Callable[[Any], Any]:
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
-    return lambda test: families(seed(SEED)(chosen(given(data=st.data())(test))))
+    return lambda test: parametrized(seed(SEED)(chosen(given(data=st.data())(test))))
 
 
 def every_case(test: Any) -> Any:

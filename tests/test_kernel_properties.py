@@ -13,9 +13,9 @@ import pytest
 import torch
 from geometries import FLOATS, LAYOUTS, Case, Sketch, pooling, some_window_is_empty
 from grid import ConvProblem, compiled_only
-from hypothesis import HealthCheck, assume, given, note, seed, settings
+from hypothesis import assume, note
 from hypothesis import strategies as st
-from test_geometry import SEED, check_valid
+from test_geometry import SEED, cases, check_valid
 from torch.nn import functional as F
 from torch_suite import call_of, one_thread, results, widened  # noqa: F401  # one_thread is a fixture
 
@@ -154,29 +154,20 @@ def poolings(draw: st.DrawFn, family: str) -> Case:
     return Case(name or f"{family}{rank}d", {"input": input, **window, **options})
 
 
-def cases(count: int, names: Any) -> Callable[[Any], Any]:
-    """So many for each instruction set and family, the same at each run; a failure prints how to call it again."""
-    chosen = settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=False,
-        database=None,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    )
+def on_each_isa(names: Any) -> Callable[[Any], Any]:
     isas = pytest.mark.parametrize("isa", ops.available_isas() or ["none"])
     families = pytest.mark.parametrize("family", [pytest.param(name, id=f"{name}-seed{SEED}") for name in names])
-    return lambda test: isas(families(seed(SEED)(chosen(given(data=st.data())(test)))))
+    return lambda test: isas(families(test))
 
 
-@cases(60, FAMILIES)
+@cases(60, on_each_isa(FAMILIES))
 def test_convolution(isa: str, family: str, data: st.DataObject) -> None:
     check_convolution(isa, family, data)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@cases(200, FAMILIES)
+@cases(200, on_each_isa(FAMILIES))
 def test_convolution_at_length(isa: str, family: str, data: st.DataObject) -> None:
     check_convolution(isa, family, data)
 
@@ -187,13 +178,13 @@ def check_pooling(isa: str, family: str, data: st.DataObject) -> None:
         check_valid(case, "auto", grad_layout)
 
 
-@cases(30, POOLINGS)
+@cases(30, on_each_isa(POOLINGS))
 def test_pooling(isa: str, family: str, data: st.DataObject) -> None:
     check_pooling(isa, family, data)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@cases(100, POOLINGS)
+@cases(100, on_each_isa(POOLINGS))
 def test_pooling_at_length(isa: str, family: str, data: st.DataObject) -> None:
     check_pooling(isa, family, data)

@@ -181,20 +181,14 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
     WeightView<T> view = weight_view<T>(p, weight);
     std::swap(view.in_step, view.out_step);
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input));
-    bool planes = !winograd;
-    if (planes)
-      for_each_phase(p, view, [&](const GatherConv<T>& g) { planes = planes && kernel.plane_conv_serves(g, is_channels_last(grad_output)); });
-    if (planes) {
+    const bool nhwc = is_channels_last(grad_output);
+    for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
+      bool all = !winograd;
+      if (all) for_each_phase(p, view, [&, serves = serves](const GatherConv<T>& g) { all = all && serves(g, nhwc); });
+      if (!all) continue;
       const auto from = activations<const T>(grad_output);
       const auto to = activations<T>(grad_input);
-      return for_each_phase(p, view, [&](const GatherConv<T>& g) { kernel.plane_conv(g, from, to); });
-    }
-    bool pointwise = !winograd;
-    if (pointwise) for_each_phase(p, view, [&](const GatherConv<T>& g) { pointwise = pointwise && kernel.pointwise_conv_serves(g, is_channels_last(grad_output)); });
-    if (pointwise) {
-      const auto from = activations<const T>(grad_output);
-      const auto to = activations<T>(grad_input);
-      return for_each_phase(p, view, [&](const GatherConv<T>& g) { kernel.pointwise_conv(g, from, to); });
+      return for_each_phase(p, view, [&, run = run](const GatherConv<T>& g) { run(g, from, to); });
     }
     const ChannelsLast<T> from(grad_output);
     const ChannelsLastResult<T> to(grad_input);

@@ -25,8 +25,8 @@ def recorded_by_a_level(function: type[Function]) -> Any:
     """`function` as one level of grad or jvp differentiates it; its last argument is a tuple of what it gives."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        *args, (output,) = args  # type: ignore[assignment]
-        function.setup_context(ctx, args, output)
+        inputs, (output,) = args[:-1], args[-1]
+        function.setup_context(ctx, inputs, output)
         return output
 
     methods = {
