@@ -21,6 +21,8 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
         "bool channels_last) -> Tensor");
   m.def("max_pool_scatter(Tensor grad_output, Tensor positions, SymInt[] input_size, int[] kernel_size, int[] stride, "
         "int[] padding, int[] dilation, bool channels_last) -> Tensor");
+  m.def("rectify_(Tensor(a!) values, bool save_signs) -> Tensor");
+  m.def("rectify_input(Tensor grad_output, Tensor signs, bool channels_last) -> Tensor");
   m.def("avg_pool(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
         "int? divisor_override, bool channels_last) -> Tensor");
   m.def("avg_pool_input(Tensor grad_output, SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "

@@ -101,6 +101,8 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
         "max_pool": [input, kernel, *move, ceil_mode, choose.random() < 0.5, last],
         "max_pool_gather": [input, positions, kernel, *move, last],
         "max_pool_scatter": [pooled, positions, size, kernel, *move, last],
+        "rectify_": [input, choose.random() < 0.5],
+        "rectify_input": [input, torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // 64),)), last],
         "avg_pool": [input, *average, last],
         "avg_pool_input": [pooled, size, *average, last],
         "adaptive_avg_pool": [input, parts, last],
@@ -171,14 +173,24 @@ def compare(op: str, args: list[Any], result: Any) -> None:
     args = [a.double() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
     options = {"conv": 2, "conv_input": 2, "conv_weight": 2, "im2col": 0, "col2im": 0, "max_pool": 2}.get(op, 1)
     try:
+        if op == "rectify_input":  # whose signs are of elements in this order
+            args[0] = in_format(args[0], args[2])
         expected = getattr(reference, op)(*args[: len(args) - options])
     except (RuntimeError, MemoryError):
         return  # the reference pads for real: too large for it
+    if op == "rectify_" and not args[1]:
+        result, expected = args[0].relu(), args[0]
     if op == "max_pool":
         result, expected = (result[0], expected[0]) if not args[-2] else (result, expected)
     bound = 1e-3 if tensors[0].dtype != torch.bfloat16 else 5e-2
     check_dtype = tensors[0].dtype in (torch.float32, torch.float64)  # of no elements the kernels take any
     torch.testing.assert_close(result, expected, rtol=bound, atol=bound, equal_nan=True, check_dtype=check_dtype)
+
+
+def in_format(tensor: Tensor, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return tensor.contiguous()
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
 
 
 def shown(argument: Any) -> Any:
@@ -194,7 +206,7 @@ def main(op: str, seed: int, count: int) -> None:
     returned = 0
     for i in range(count):
         args = valid_call(op, choose)
-        for where in choose.sample(range(len(args)), choose.choice((0, 1, 1, 1, 2, 3))):
+        for where in choose.sample(range(len(args)), min(len(args), choose.choice((0, 1, 1, 1, 2, 3)))):
             args[where] = hostile(args[where], choose)
         args = [fenced(a, choose) if isinstance(a, Tensor) and a.layout == torch.strided else a for a in args]
         # The last line that is printed tells which call ended the process.

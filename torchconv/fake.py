@@ -70,6 +70,16 @@ def max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, pa
     return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)
 
 
+@torch.library.register_fake("torchconv::rectify_")
+def rectify_(values, save_signs):
+    return empty(values, [(values.numel() + 63) // 64 if save_signs else 0], False, torch.int64)
+
+
+@torch.library.register_fake("torchconv::rectify_input")
+def rectify_input(grad_output, signs, channels_last):
+    return empty(grad_output, grad_output.shape, channels_last)
+
+
 @torch.library.register_fake("torchconv::avg_pool")
 def avg_pool(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, channels_last):
     spatial = output_size(input.shape[2:], kernel_size, stride, padding, [1] * len(kernel_size), ceil_mode)

@@ -276,6 +276,21 @@ def max_pool_scatter(
     return _in_format(grad_input, channels_last)
 
 
+def rectify_(values: Tensor, save_signs: bool) -> Tensor:
+    """See `torchconv.reference.rectify_`; the signs are empty unless `save_signs`."""
+    if _compiled(values, _algorithm, _CONV_DTYPES):
+        return torch.ops.torchconv.rectify_.default(values, save_signs)
+    signs = reference.rectify_(values)
+    return signs if save_signs else signs.new_empty(0)
+
+
+def rectify_input(grad_output: Tensor, signs: Tensor, channels_last: bool) -> Tensor:
+    """See `torchconv.reference.rectify_input`; `channels_last` is what the rectified values were."""
+    if _compiled(grad_output, _algorithm, _CONV_DTYPES):
+        return torch.ops.torchconv.rectify_input.default(grad_output, signs, channels_last)
+    return reference.rectify_input(_in_format(grad_output, channels_last), signs)
+
+
 def avg_pool(
     input: Tensor,
     kernel_size: Ints,

@@ -18,6 +18,7 @@
 #include "planes.h"
 #include "plane_kernel.h"
 #include "pool_kernel.h"
+#include "rectify_kernel.h"
 #include "box_kernel.h"
 #include "im2col_kernel.h"
 
@@ -45,6 +46,11 @@ constexpr BoxKernels<T> box_table() {
   return {box_sum<T>, box_argmax<T>};
 }
 
+template <class T>
+constexpr RectifyKernels<T> rectify_table() {
+  return {rectify<T>, rectify_input<T>};
+}
+
 const Kernels kernels{conv_table<float>(),
                       conv_table<double>(),
                       column_table<float>(),
@@ -62,7 +68,9 @@ const Kernels kernels{conv_table<float>(),
                       box_table<float>(),
                       box_table<double>(),
                       box_table<BFloat16>(),
-                      box_table<Half>()};
+                      box_table<Half>(),
+                      rectify_table<float>(),
+                      rectify_table<double>()};
 
 }  // namespace TORCHCONV_ISA
 }  // namespace torchconv

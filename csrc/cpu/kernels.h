@@ -101,6 +101,22 @@ struct PoolMap {
   T* pooled;
 };
 
+// ReLU in place. `signs` may be null.
+template <class T>
+struct Rectified {
+  int64_t count;
+  T* values;
+  uint64_t* signs;
+};
+
+template <class T>
+struct RectifyInput {
+  int64_t count;
+  const T* grad_output;
+  const uint64_t* signs;
+  T* grad_input;
+};
+
 // Windows that are boxes: output position o of dimension i covers the inputs spans[i][o], which is never empty.
 struct Span {
   int64_t begin, end;
@@ -178,6 +194,12 @@ struct PoolKernels {
 };
 
 template <class T>
+struct RectifyKernels {
+  void (*rectify)(const Rectified<T>&);
+  void (*rectify_input)(const RectifyInput<T>&);
+};
+
+template <class T>
 struct BoxKernels {
   void (*sum)(const BoxSum<T>&);
   void (*argmax)(const BoxArgmax<T>&);
@@ -195,7 +217,7 @@ using Kernels =
                ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
                PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
                PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>, BoxKernels<float>, BoxKernels<double>,
-               BoxKernels<BFloat16>, BoxKernels<Half>>;
+               BoxKernels<BFloat16>, BoxKernels<Half>, RectifyKernels<float>, RectifyKernels<double>>;
 
 namespace baseline {
 extern const Kernels kernels;

@@ -5,6 +5,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <immintrin.h>
+
 #include "kernels.h"
 #include "scratch.h"
 

@@ -11,6 +11,7 @@ Only what a gradient that was asked for needs is saved: with a frozen weight the
 
 from torchconv.autograd.adaptive_max_pool import adaptive_max_pool
 from torchconv.autograd.conv import ConvGeometry, conv, conv_input, conv_weight
+from torchconv.autograd.fused import conv_relu, conv_relu_pool
 from torchconv.autograd.linear import adaptive_avg_pool, avg_pool, col2im, im2col
 from torchconv.autograd.max_pool import max_pool, max_pool_gather, max_pool_scatter
 from torchconv.autograd.transforms import Window
@@ -24,6 +25,8 @@ __all__ = [
     "col2im",
     "conv",
     "conv_input",
+    "conv_relu",
+    "conv_relu_pool",
     "conv_weight",
     "im2col",
     "max_pool",

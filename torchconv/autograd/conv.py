@@ -40,6 +40,16 @@ def _conj(tensor: Tensor) -> Tensor:
     return tensor.conj() if tensor.is_complex() else tensor
 
 
+def conv_grads(ctx: Any, input: Tensor, weight: Tensor, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of a convolution in its input, weight and bias, as far as `ctx` needs them."""
+    needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    return (
+        conv_input(grad_output, _conj(weight), ctx.input_size, ctx.geometry) if needs_input else None,
+        conv_weight(_conj(input), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
+        _sum_of_positions(grad_output) if needs_bias else None,
+    )
+
+
 class Conv(Function):
     """y = conv(x, w) + b."""
 
@@ -57,13 +67,7 @@ class Conv(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        return (
-            conv_input(grad_output, _conj(weight), ctx.input_size, ctx.geometry) if needs_input else None,
-            conv_weight(_conj(input), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
-            _sum_of_positions(grad_output) if needs_bias else None,
-            None,
-        )
+        return *conv_grads(ctx, input, weight, grad_output), None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, _: None) -> Tensor | None:

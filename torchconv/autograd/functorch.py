@@ -14,11 +14,17 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch._C._functorch import CGradInterpreterPtr, CJvpInterpreterPtr, TransformType
 from torch._functorch.autograd_function import VmapInfo
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 # As ints: torch's enumeration takes a microsecond to compare.
 _VMAP, _GRAD, _JVP = (int(kind.value) for kind in (TransformType.Vmap, TransformType.Grad, TransformType.Jvp))
+
+
+def is_recorded(args: list[Any]) -> bool:
+    """Whether a gradient or a tangent is to pass through what is computed of these."""
+    needed = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    return needed or forward_ad._current_level >= 0
 
 
 def recorded_by_a_level(function: type[Function]) -> Any:
@@ -81,6 +87,8 @@ def _differentiated(
         output = functorch._wrap_for_grad(output, level)
     else:
         output = tuple([functorch._wrap_for_grad(part, level) for part in output])
+    if not is_recorded(lifted):
+        return output
     allowed = functorch.get_single_level_autograd_function_allowed()
     functorch.set_single_level_autograd_function_allowed(True)
     try:

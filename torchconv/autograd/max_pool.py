@@ -23,11 +23,14 @@ class MaxPool(Function):
         input, ctx.window, *_ = inputs
         ctx.input_size, ctx.channels_last = input.shape[2:], ops.is_channels_last(input)
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or the positions would get a gradient of zeros
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return None, None, None, None
         (positions,) = ctx.saved_tensors
         grad_input = max_pool_scatter(grad_output, positions, ctx.input_size, ctx.window, ctx.channels_last)
         return grad_input, None, None, None

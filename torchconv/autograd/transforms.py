@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from torchconv.autograd.functorch import recorded_by_a_level, transformed
+from torchconv.autograd.functorch import is_recorded, recorded_by_a_level, transformed
 
 
 class Window(NamedTuple):
@@ -51,10 +51,7 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
         living = [functorch.unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
         if torch._C._are_functorch_transforms_active():
             return transformed(function, recorded, living, apply)
-        needed = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in living)
-        if needed or forward_ad._current_level >= 0:
-            return eager.apply(*living)
-        return function.forward(*living)
+        return eager.apply(*living) if is_recorded(living) else function.forward(*living)
 
     return apply
 

@@ -26,6 +26,10 @@ from torchconv.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from torchconv.functional.fused import (
+    conv_relu2d,
+    conv_relu_pool2d,
+)
 from torchconv.functional.local_response_norm import (
     local_response_norm,
 )
@@ -68,6 +72,8 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_relu2d",
+    "conv_relu_pool2d",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",

@@ -18,6 +18,8 @@ ADDRESSABLE = 2**47  # bytes: what a process can address on today's 64-bit proce
 
 def ints(function: str, name: str, value: Any, rank: int, smallest: int) -> tuple[int, ...]:
     """An argument that may be one int for all dimensions, as one per dimension."""
+    if type(value) is int and smallest <= value < 2**31:
+        return (value,) * rank
     values = tuple(value) if isinstance(value, (tuple, list, torch.Size)) else (value,)
     if len(values) == 1:
         values *= rank

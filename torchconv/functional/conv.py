@@ -236,6 +236,25 @@ def _conv(
     dilation: IntOrInts,
     groups: int,
 ) -> Tensor:
+    input, weight, bias, geometry, batched = conv_operands(
+        function, rank, input, weight, bias, stride, padding, dilation, groups
+    )
+    output = autograd.conv(input, weight, bias, geometry)
+    return output if batched else output.squeeze(0)
+
+
+def conv_operands(
+    function: str,
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: str | IntOrInts,
+    dilation: IntOrInts,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor | None, ConvGeometry, bool]:
+    """A convolution's checked operands, the input with a batch; its geometry; and whether there was a batch."""
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
@@ -246,8 +265,7 @@ def _conv(
     check_channels(function, rank, input, weight, bias, groups)
     input, window, _ = conv_window(function, input, weight, stride, padding, dilation)
     geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
-    output = autograd.conv(input if batched else input.unsqueeze(0), weight, bias, geometry)
-    return output if batched else output.squeeze(0)
+    return input if batched else input.unsqueeze(0), weight, bias, geometry, batched
 
 
 def _conv_transpose(

@@ -26,6 +26,7 @@ from torchconv.reference.max_pool import (
     max_pool_scatter,
     position_dtype,
 )
+from torchconv.reference.rectify import rectify_, rectify_input
 from torchconv.reference.windows import output_size
 
 __all__ = [
@@ -45,4 +46,6 @@ __all__ = [
     "max_pool_scatter",
     "output_size",
     "position_dtype",
+    "rectify_",
+    "rectify_input",
 ]

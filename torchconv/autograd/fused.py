@@ -1,0 +1,124 @@
+"""Convolution and what follows it as one Function: a bit per element, and a byte per pooling window, are what it keeps.
+
+ReLU's own derivative is a constant mask, so derivatives of every order are those of the convolution's three bilinear
+maps, masked. Inside of torch.func's transforms, of forward mode and of torch.compile the pieces are composed instead
+(torchconv.functional.fused).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from torchconv import ops, reference
+from torchconv.autograd.conv import ConvGeometry, conv_grads
+from torchconv.autograd.max_pool import max_pool_scatter
+from torchconv.autograd.transforms import Window, differentiable
+from torchconv.reference.rectify import passes
+
+
+class RectifyInput(Function):
+    """ReLU's gradient, from the signs that its forward pass kept. It is its own adjoint, and linear."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, signs: Tensor, channels_last: bool) -> Tensor:
+        return ops.rectify_input(grad_output, signs, channels_last)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, signs, ctx.channels_last = inputs
+        ctx.save_for_backward(signs)
+        ctx.save_for_forward(signs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return rectify_input(grad, *ctx.saved_tensors, ctx.channels_last), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, d_output: Tensor, *_: None) -> Tensor:
+        return rectify_input(d_output, *ctx.saved_tensors, ctx.channels_last)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], grad_output: Tensor, signs: Tensor, channels_last: bool
+    ) -> tuple[Tensor, int]:
+        # The signs are those of one pass forward; only gradients come in batches.
+        grads = grad_output.movedim(in_dims[0] or 0, 0)
+        one = torch.empty_like(grads[0], memory_format=ops.memory_format_of(grads.dim() - 1, channels_last))
+        return grads.where(passes(signs, one), 0), 0
+
+
+class ConvReLU(Function):
+    """relu(conv(x, w) + b)."""
+
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool
+    ) -> tuple[Tensor, Tensor]:
+        output = ops.conv(input, weight, bias, *geometry)
+        return output, ops.rectify_(output, save)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _keep(ctx, inputs, output[1])
+        ctx.channels_last = ops.is_channels_last(output[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return (None,) * 5
+        input, weight, signs = ctx.saved_tensors
+        return *conv_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
+
+
+class ConvReLUPool(Function):
+    """max_pool(relu(conv(x, w) + b)). The convolution's own output is not kept."""
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+        save: bool,
+        pool: Window,
+        ceil_mode: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values = ops.conv(input, weight, bias, *geometry)
+        ops.rectify_(values, False)
+        kernel_size, stride, padding, dilation = pool
+        output, positions = ops.max_pool(values, kernel_size, stride, padding, dilation, ceil_mode, save)
+        return output, ops.rectify_(output, save), positions
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        pooled, signs, positions = output
+        _keep(ctx, inputs, signs, positions)
+        ctx.pool = inputs[5]
+        ctx.conv_size = reference.output_size(ctx.input_size, ctx.kernel_size, *ctx.geometry[:3])
+        ctx.channels_last = ops.is_channels_last(pooled)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return (None,) * 7
+        input, weight, signs, positions = ctx.saved_tensors
+        grad = rectify_input(grad_output, signs, ctx.channels_last)
+        grad = max_pool_scatter(grad, positions, ctx.conv_size, ctx.pool, ctx.channels_last)
+        return *conv_grads(ctx, input, weight, grad), None, None, None, None
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:
+    """What the gradients need: of input and weight each only what the other's does."""
+    ctx.set_materialize_grads(False)
+    input, weight, _, ctx.geometry = inputs[:4]
+    ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
+    ctx.mark_non_differentiable(*masks)
+    needs_input, needs_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(input if needs_weight else None, weight if needs_input else None, *masks)
+
+
+rectify_input = differentiable(RectifyInput)
+conv_relu = differentiable(ConvReLU)
+conv_relu_pool = differentiable(ConvReLUPool)
