@@ -13,7 +13,7 @@ PICTURES := examples/pictures
 KERNEL_TESTS := isa kernel_properties winograd max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure test-exhaustive sanitize bench lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive sanitize bench bench-memory lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -58,6 +58,11 @@ bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.m
 	$(VENV)/bin/python benchmarks/accuracy.py $(BENCH)
 	$(VENV)/bin/python benchmarks/roofline.py $(BENCH)
 	$(VENV)/bin/python benchmarks/against_pastiche.py --json benchmarks/results/against_pastiche.json
+	$(VENV)/bin/python benchmarks/memory.py $(BENCH)
+	$(VENV)/bin/python benchmarks/report.py
+
+bench-memory: $(VENV)/.bench ## the memory of a step alone, in the same page (half an hour)
+	$(VENV)/bin/python benchmarks/memory.py $(BENCH)
 	$(VENV)/bin/python benchmarks/report.py
 
 lint: $(VENV)/.dev ## style and types

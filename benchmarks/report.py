@@ -155,6 +155,23 @@ def pastiche(results: Results) -> str:
     return markdown(["a step", "seconds", "peak memory of the process, MiB"], rows)
 
 
+def memory(results: Results) -> str:
+    rows = []
+    for e in results.entries("memory", threads=2):
+        for side, peak in e["peak"].items():
+            of_torch = {what: f"{ratios[side]:.2f}" if ratios else "–" for what, ratios in e["ratios"].items()}
+            span = "–".join(mebibytes(value) for value in e["range"][side])
+            cells = [mebibytes(peak), span, of_torch["peak"], mebibytes(e["saved"][side]), of_torch["saved"]]
+            facts = [e["kind"], e["network"], str(e["batch"]), str(e["size"])]
+            rows.append([*facts, side, *cells, mebibytes(e["gradients"][side])])
+    columns = ["peak, MiB", "range", "of torch's", "saved, MiB", "of torch's", "gradients, MiB"]
+    return markdown(["step, 2 threads", "network", "batch", "size", "side", *columns], rows)
+
+
+def mebibytes(value: float) -> str:
+    return f"{value / 2**20:.0f}"
+
+
 def bfloat16(results: Results) -> str:
     rows = []
     for e in results.entries("bfloat16"):
@@ -233,6 +250,7 @@ PARTS: dict[str, Callable[[Results], str]] = {
     "pooling": pooling,
     "peers": peers,
     "pastiche": pastiche,
+    "memory": memory,
     "bfloat16": bfloat16,
     "scaling": pictures("scaling*.png"),
     "accuracy": accuracy,

@@ -69,6 +69,7 @@ def targets(find: Find) -> list[list[str]]:
     for what in ("unfold 3", "fold 3"):
         rows.append(_least(f"{what}×3", 5.0, find("pooling", threads=THREADS, what=what), _faster))
     rows += [_peers(e) for e in find("peers", threads=THREADS, network="vgg19")]
+    rows += _memory(find)
     rows += _accuracy(find)
     return rows
 
@@ -79,6 +80,33 @@ def _peers(entry: Entry) -> list[str]:
     others = {side: value / ours for side, value in seconds.items() if not side.startswith("torch")}
     measured = ", ".join(f"{side} takes {ratio:.2f}x" for side, ratio in others.items())
     return [f"vgg19 at {entry['size']}² faster than the runtimes", "> 1x", measured, _holds(min(others.values()) > 1)]
+
+
+def _memory(find: Find) -> list[list[str]]:
+    """The peak of a step, of torch's: of all formats the smallest, or the largest where none may be above it."""
+    rows = []
+    for kind, network, inputs, sides, of, wanted in (
+        ("style", "vgg19", [(1, 512), (1, 1024)], ("torchconv", "fused"), min, 0.45),
+        ("saliency", "vgg16", [(n, size) for n in (1, 8) for size in (224, 512)], ("torchconv", "fused"), min, 0.35),
+        ("train", "vgg16 features", [(8, 64), (2, 224)], ("fused",), min, 0.75),
+        ("train", "vgg16", [(8, 64), (2, 224)], ("fused",), min, 0.75),
+        ("train", "resnet18", [(8, 128)], ("torchconv", "fused"), max, 1.0),
+    ):
+        for batch, size in inputs:
+            found = find("memory", threads=THREADS, kind=kind, network=network, batch=batch, size=size)
+            ratios = [ratio for e in found for side, ratio in e["ratios"]["peak"].items() if side.split()[0] in sides]
+            title = f"{network}, {kind}, batch {batch}, {size}², peak memory"
+            rows.append(_at_most(title, wanted, "x", [of(ratios)] if ratios else []))
+    for size, wanted in ((2048, 1.5), (4096, 4.0)):
+        peaks = [e["peak"]["tiled nhwc"] / 1e9 for e in find("memory", threads=THREADS, kind="style", size=size)]
+        rows.append(_at_most(f"vgg19, style in tiles, {size}², peak memory", wanted, " GB", peaks))
+    return rows
+
+
+def _at_most(what: str, wanted: float, unit: str, values: list[float]) -> list[str]:
+    if not values:
+        return [what, f"≤ {wanted}{unit}", "not measured", "–"]
+    return [what, f"≤ {wanted}{unit}", f"{max(values):.2f}{unit}", _holds(max(values) <= wanted)]
 
 
 def _accuracy(find: Find) -> list[list[str]]:

@@ -1,8 +1,9 @@
 """Paint a photo in the manner of a painting: neural style transfer on torchconv's layers.
 
-    python examples/neural_style.py PHOTO PAINTING -o OUT.png
+    python examples/neural_style.py PHOTO PAINTING -o OUT.png --size auto
 
-Several paintings share in the style. The best picture so far is written at the end, on Ctrl-C and on an error.
+Several paintings share in the style. The best picture so far is written at the end, on Ctrl-C and on an error. A size
+that there is no memory for is refused before the work begins.
 """
 
 import argparse
@@ -10,7 +11,10 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for huge pages, which large pictures are faster in
@@ -21,7 +25,7 @@ from tqdm import tqdm
 
 from torchconv.models import VGGFeatures, vgg_features
 from torchconv.style import LAYERS, Evaluation, StyleTransfer, estimate, load_picture, save_picture
-from torchconv.style.estimate import peak_memory
+from torchconv.style.estimate import available_memory, largest_size, peak_bytes, peak_memory
 from torchconv.style.pictures import FORMATS, picture_format, to_tensor
 
 
@@ -34,6 +38,19 @@ def positive_int(text: str) -> int:
     if not text.lstrip("+").isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)
+
+
+def size(text: str) -> int | None:
+    """A number of pixels, or None for "auto"."""
+    return None if text == "auto" else positive_int(text)
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes such as 2GB, 1.5GiB or 800 MB."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?) ?([kmgt]?)(i?)b?", text, re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"expected an amount of memory such as 2GB, got {text!r}")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
 def weight(text: str) -> float:
@@ -72,7 +89,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "-o", "--output", type=Path, required=True, metavar="OUT", help=f"file to write: {', '.join(FORMATS)}"
     )
     parser.add_argument(
-        "--size", type=positive_int, default=512, help="longer side of the result, in pixels (%(default)s)"
+        "--size",
+        type=size,
+        default=512,
+        metavar="N",
+        help="longer side of the result, in pixels; auto: as large as the photo is or memory allows (%(default)s)",
+    )
+    parser.add_argument("--memory", type=byte_count, metavar="LIMIT", help="most to use: 2GB, ... (what is available)")
+    parser.add_argument(
+        "--tile", type=positive_int, metavar="N", help="work in tiles of about N pixels a side: less memory, more time"
     )
     parser.add_argument(
         "--iterations", type=positive_int, default=150, help="evaluations of the objective (%(default)s)"
@@ -131,21 +156,52 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def resized(path: Path, image: Image.Image, network: VGGFeatures, scale: float) -> tuple[int, int]:
-    """Height and width of a picture when scaled, large enough for the network."""
-    width, height = (max(1, round(side * scale)) for side in image.size)
+def resized(
+    paths: Sequence[Path], images: Sequence[Image.Image], network: VGGFeatures, longer_side: int
+) -> list[tuple[int, int]]:
+    """Heights and widths: of the photo, scaled to its longer side, and of the paintings, each of as many pixels."""
     least, deepest = network.minimum_size, network.layers[-1]
-    for what, (x, y) in (("is", image.size), ("becomes", (width, height))):
-        if min(x, y) < least:
-            raise Refused(f"{path}: {what} {x}x{y} pixels, expected at least {least}x{least} for the layer {deepest}")
-    return height, width
+    sizes: list[tuple[int, int]] = []
+    for path, image in zip(paths, images, strict=True):
+        scale = longer_side / max(image.size)
+        if sizes:
+            scale = math.sqrt(sizes[0][0] * sizes[0][1] / (image.height * image.width))
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        for what, (x, y) in (("is", image.size), ("becomes", (width, height))):
+            if min(x, y) < least:
+                expected = f"expected at least {least}x{least} for the layer {deepest}"
+                raise Refused(f"{path}: {what} {x}x{y} pixels, {expected}")
+        sizes.append((height, width))
+    return sizes
 
 
-def check_memory(option: str, expected: int) -> None:
-    """Refuse what this machine has no room for."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if expected > memory:
-        raise Refused(f"{option}: needs about {gigabytes(expected)} of memory, this machine has {gigabytes(memory)}")
+def chosen_size(
+    options: argparse.Namespace, most: int, sizes_at: Callable[[int], list[tuple[int, int]]], network: VGGFeatures
+) -> int:
+    """The size asked for, if there is memory for it; for "auto" the largest up to `most` that there is memory for."""
+    limit = options.memory or available_memory()
+
+    def bytes_of(longer_side: int) -> int:
+        return peak_bytes(network, *sizes_at(longer_side)[0], tile=options.tile)
+
+    def possible(longer_side: int) -> bool:
+        with contextlib.suppress(Refused):
+            return bool(sizes_at(longer_side))
+        return False
+
+    asked = options.size or most
+    sizes_at(asked)  # is refused for what it is too small for
+    needed = bytes_of(asked)
+    if needed <= limit:
+        return asked
+    least = next(filter(possible, range(1, asked + 1)))
+    largest = largest_size(bytes_of, least, asked, limit)
+    if options.size is None and largest is not None:
+        return largest
+    room = f"--memory allows {gigabytes(limit)}" if options.memory else f"{gigabytes(limit)} are available"
+    too_much = f"no size fits: {least} needs {gigabytes(bytes_of(least))}"
+    advice = f"the largest size that fits is {largest}" if largest else too_much
+    raise Refused(f"--size {options.size or 'auto'}: needs about {gigabytes(needed)} of memory, {room}; {advice}")
 
 
 def return_freed_memory() -> None:
@@ -171,15 +227,15 @@ def paint(options: argparse.Namespace) -> None:
     device = checked_device(options.device)
     network = vgg_features("vgg19", layers=LAYERS, weights=options.weights)
     photo, paintings = load_picture(options.content), [load_picture(path) for path in options.styles]
-    height, width = resized(options.content, photo, network, options.size / max(photo.size))
-    style_sizes = [
-        resized(path, image, network, math.sqrt(height * width / (image.height * image.width)))
-        for path, image in zip(options.styles, paintings, strict=True)
-    ]
-    network = network.to(device)
-    expected = estimate(network, height, width, device)
+    sizes_at = partial(resized, [options.content, *options.styles], [photo, *paintings], network)
+    longer_side = options.size
     if device.type == "cpu":
-        check_memory(f"--size {options.size}", expected.bytes)
+        longer_side = chosen_size(options, max(photo.size), sizes_at, network)
+    elif longer_side is None or options.memory:
+        raise Refused(f"--device {device}: expected a --size in pixels and no --memory, which are for the cpu's")
+    (height, width), *style_sizes = sizes_at(longer_side)
+    network = network.to(device)
+    expected = estimate(network, height, width, device, options.tile)
     content = to_tensor(photo, (height, width)).to(device)
     styles = [to_tensor(image, size).to(device) for image, size in zip(paintings, style_sizes, strict=True)]
     print(
@@ -197,6 +253,7 @@ def paint(options: argparse.Namespace) -> None:
         optimizer=options.optimizer,
         init=options.init,
         seed=options.seed,
+        tile=options.tile,
     )
     painting = None
     with tqdm(total=options.iterations, unit="eval") as bar:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import torchconv
 from torchconv import functional, reference
+from torchconv.autograd import bands
 from torchconv.functional import conv_relu2d, conv_relu_pool2d
 
 GEOMETRIES: list[dict[str, Any]] = [
@@ -118,6 +119,7 @@ def test_a_third_derivative_is_that_of_the_pieces() -> None:
     assert_close(*results)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_geometry_is_that_of_the_pieces(data: st.DataObject) -> None:
     def draw(least: int, most: int) -> int:
@@ -260,3 +262,28 @@ def test_rectify_is_the_reference_s(dtype: torch.dtype, count: int) -> None:
     gradient = torchconv.ops.rectify_input(grad_output, signs, False)
     assert torch.equal(gradient, reference.rectify_input(grad_output, expected))
     assert torchconv.ops.rectify_(values.clone(), False).numel() == 0
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_the_gradient_in_bands_is_the_whole_one(data: st.DataObject) -> None:
+    def draw(least: int, most: int) -> int:
+        return data.draw(st.integers(least, most))
+
+    groups, stride = draw(1, 2), draw(1, 3)
+    kernel, dilation = (draw(1, 4), draw(1, 3)), (draw(1, 2), 1)
+    geometry = {"padding": (draw(0, 5), draw(0, 2)), "dilation": dilation, "groups": groups}
+    x = torch.randn(draw(1, 2), 2 * groups, draw(1, 19), draw(3, 7), dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    w = torch.randn(3 * groups, 2, *kernel, dtype=torch.float64)
+    pool = {"pool_kernel_size": (stride, 1)}
+    try:
+        expected = pieces(pool)(x, w, **geometry)
+    except RuntimeError:
+        return
+    grad_output = torch.randn_like(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bands, "LARGE", 0)
+        patch.setattr(bands, "BAND", draw(1, 8) * 3 * groups * 8 * (x.shape[3]))
+        ours = grad(fused(pool)(x, w, **geometry), x, grad_output)
+    assert_close(ours, grad(expected, x, grad_output))

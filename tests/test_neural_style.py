@@ -18,6 +18,7 @@ from PIL import Image
 from torchconv import models
 from torchconv.models import VGGFeatures
 from torchconv.style import LAYERS, load_picture
+from torchconv.style.estimate import available_memory, largest_size, peak_memory
 from torchconv.style.pictures import to_tensor
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "neural_style.py"
@@ -150,6 +151,29 @@ def test_devices_that_are_not_there(refusal: Callable[..., str]) -> None:
     assert "--device cuda:99" in refusal(PHOTO, PAINTING, "--device", "cuda:99")
 
 
+@pytest.fixture
+def a_kilobyte_per_pixel(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "peak_bytes", lambda network, height, width, tile: 10**6 + 1000 * height * width)
+
+
+@pytest.mark.usefixtures("a_kilobyte_per_pixel")
+def test_sizes_that_there_is_no_memory_for(refusal: Callable[..., str]) -> None:
+    line = refusal(PHOTO, PAINTING, "--size", 400, "--memory", "20MB")
+    assert "--size 400: needs about 0.10 GiB of memory, --memory allows 0.02 GiB" in line
+    assert int(re.search(r"the largest size that fits is (\d+)", line)[1]) == 168  # 168x112 pixels  # type: ignore[index]
+    line = refusal(PHOTO, PAINTING, "--size", 100_000)
+    assert "GiB are available; the largest size that fits is" in line
+    assert "no size fits: 24 needs 0.00 GiB" in refusal(PHOTO, PAINTING, "--size", "auto", "--memory", "1.1MB")
+    assert "becomes 20x13 pixels" in refusal(PHOTO, PAINTING, "--size", 20, "--memory", "1MB")
+
+
+def test_amounts_of_memory(script: ModuleType, refusal: Callable[..., str]) -> None:
+    counts = {"2GB": 2e9, "1.5 GiB": 1.5 * 2**30, "800m": 8e8, "64KiB": 2**16, "1000": 1000, "1t": 1e12}
+    assert {text: script.byte_count(text) for text in counts} == counts
+    for text in ("0", "GB", "1XB", "1.5.2GB", ""):
+        assert f"expected an amount of memory such as 2GB, got {text!r}" in refusal(PHOTO, PAINTING, "--memory", text)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [(f"--{name}-weight", value) for name in ("content", "style") for value in ("-1", "nan", "inf", "much", "-0.001")]
@@ -208,6 +232,58 @@ def test_options_reach_the_painting(script: ModuleType, tmp_path: Path) -> None:
     content = to_tensor(load_picture(PHOTO), (32, 48))
     assert (kept - content).abs().mean() < 0.02  # no style: the photo stays, but for JPEG
     assert (adam - content).abs().mean() > 0.005
+
+
+@pytest.mark.usefixtures("a_kilobyte_per_pixel")
+@pytest.mark.parametrize(("limit", "size"), [("3MB", (48, 32)), ("1TB", (64, 43))])
+def test_auto_paints_as_large_as_memory_and_photo_allow(
+    limit: str, size: tuple[int, int], script: ModuleType, tmp_path: Path
+) -> None:
+    photo, output = tmp_path / "photo.png", tmp_path / "out.png"
+    Image.open(PHOTO).resize((64, 43)).save(photo)
+    arguments = ["--size", "auto", "--memory", limit, "--iterations", "1"]
+    assert script.main([str(photo), str(PAINTING), "-o", str(output), *arguments]) == 0
+    assert load_picture(output).size == size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's account of a process's memory")
+def test_memory_stays_within_the_limit_and_near_what_was_expected(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, PHOTO, PAINTING, "-o", tmp_path / "out.png", "--size", "auto"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)}
+    printed = subprocess.run(
+        [*command, "--memory", "0.6GiB", "--iterations", "2"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    expected, peak = (float(re.search(rf"{words} ([\d.]+) GiB", printed)[1]) for words in ("expect", "peak memory"))  # type: ignore[index]
+    assert 0.5 < peak <= 0.6
+    assert abs(expected / peak - 1) < 0.15
+
+
+def test_the_largest_size_is_found_in_few_trials() -> None:
+    for fixed, per_pixel, limit in [(100, 0.01, 5000), (4000, 0.001, 5000), (1, 1.0, 5000), (0, 0.0001, 5000)]:
+        tried: list[int] = []
+
+        def bytes_of(size: int, fixed: int = fixed, per_pixel: float = per_pixel, tried: list[int] = tried) -> int:
+            tried.append(size)
+            return int(fixed + per_pixel * size**2 + 30 * (size // 64 % 2))  # not quite smooth
+
+        largest = largest_size(bytes_of, 24, 3000, limit)
+        assert largest is not None
+        assert len(tried) <= 12
+        assert bytes_of(largest) <= limit
+        assert largest == 3000 or bytes_of(largest) >= 0.98 * limit or bytes_of(largest + 8) > limit
+    assert largest_size(lambda size: size, 24, 3000, 23) is None
+    assert largest_size(lambda size: 4, 24, 3000, 5) == 3000
+
+
+def test_available_memory_is_more_than_what_is_used_and_less_than_what_there_is() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < available_memory() <= total
+    assert peak_memory() <= total
 
 
 def test_the_best_picture_is_written_on_an_error(

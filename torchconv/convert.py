@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import Module
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 
 from torchconv import functional, nn
+from torchconv.fuse import fuse as fuse_layers
+from torchconv.fuse import unfuse
+from torchconv.layer_class import assign_class
 
 AnyModule = TypeVar("AnyModule", bound=Module)
 
@@ -38,7 +41,13 @@ _OURS = _layers()
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
-def convert(model: AnyModule, memory_format: torch.memory_format | None = None) -> AnyModule:
+def convert(
+    model: AnyModule,
+    memory_format: torch.memory_format | None = None,
+    *,
+    fuse: bool = False,
+    fold_batch_norm: bool = False,
+) -> AnyModule:
     """Swap every layer of a model that torchconv has for torchconv's, in place.
 
     Each layer stays the object that it is: parameters, buffers, hooks, parametrizations, devices, training mode and
@@ -48,22 +57,49 @@ def convert(model: AnyModule, memory_format: torch.memory_format | None = None) 
 
         model = torchconv.convert(torchvision.models.resnet18(), memory_format=torch.channels_last)
 
+    With `fuse`, a Conv2d followed by a ReLU module, and by a MaxPool2d after that, computes them as well, and keeps far
+    less for backward:
+
+        model = torchconv.convert(torchvision.models.vgg16(), fuse=True)
+        model.features[0], model.features[1]  # ConvReLU2d(3, 64, ...), FusedReLU(inplace=True)
+        model(images).sum().backward()  # the same numbers; revert(model) undoes it
+
+    The convolution becomes a `ConvReLU2d` or `ConvReLUPool2d`; the ReLU and the pooling keep their places and pass
+    their input through. Which follow each other is read off traces of the model by torch.fx, in training and in
+    evaluation, so it must be called as a whole from then on: a part of it, such as `model.features[:1]`, gives
+    what the fused layers give. What can be seen from outside isn't fused: an output that is used, returned or kept
+    elsewhere as well, a layer that is called twice, one with a hook (later hooks see the fused output), a pooling that
+    returns indices. Nor is `torch.relu`, which is no layer. If submodules with convolutions can't be traced, a warning
+    names them, and nothing is fused inside: convert the parts that are always called whole by themselves, as in
+    `convert(model.backbone, fuse=True)`. Revert before you exchange or move layers.
+
     Args:
         model: any module; it may itself be a layer.
         memory_format: what to bring the parameters into as well, as `model.to(memory_format=...)` does. With
             channels-last weights the first convolution gives channels-last activations, whatever its input, and the
             layers after it keep to that. The kernels then work in place: networks of convolutions run up to twice as
             fast as in contiguous tensors, and give the same numbers.
+        fuse: whether to fuse convolutions with what follows them.
+        fold_batch_norm: whether a convolution computes a BatchNorm2d behind it as well, and what follows that, by
+            weights and a bias that stand for both. This is so whenever the batch norm is in evaluation mode; in
+            training mode, where its input is needed, the layers are computed one by one, as before. Parameters,
+            buffers and their gradients stay what they were. While none of them needs a gradient, the weights are
+            kept from call to call, unless one of them changed; a change through `.data` goes unseen.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
+        ValueError: `fold_batch_norm` without `fuse`.
     """
+    if fold_batch_norm and not fuse:
+        raise ValueError("convert: fold_batch_norm is True, which expects fuse=True")
     for layer in _checked("convert", model).modules():
         if _obstacle(layer) is None:
-            _assign_class(layer, _OURS)
+            assign_class(layer, _OURS)
+    if fuse:
+        fuse_layers(model, fold_batch_norm)
     if memory_format is not None:
         model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs don't know that argument alone
     return model
@@ -72,8 +108,9 @@ def convert(model: AnyModule, memory_format: torch.memory_format | None = None) 
 def revert(model: AnyModule) -> AnyModule:
     """Swap every torchconv layer of a model for torch.nn's, in place: what undoes `convert`.
 
-    Layers that were torchconv's from the beginning are swapped too; classes derived from torchconv's are left. The
-    memory format of the parameters stays.
+    Layers that were torchconv's from the beginning are swapped too, but for those that torch.nn hasn't, as a
+    `ConvReLU2d`; classes derived from torchconv's are left. The memory format of the parameters stays. Of layers that
+    were fused, all become their own again, also where only one of them is part of `model`.
 
     Args:
         model: any module; it may itself be a layer.
@@ -85,7 +122,8 @@ def revert(model: AnyModule) -> AnyModule:
         TypeError: `model` is not a torch.nn.Module.
     """
     for layer in _checked("revert", model).modules():
-        _assign_class(layer, _THEIRS)
+        unfuse(layer)
+        assign_class(layer, _THEIRS)
     return model
 
 
@@ -188,16 +226,3 @@ def _obstacle(layer: Module) -> str | None:
     if bases[0] is not kind:
         return f"{kind.__module__}.{kind.__qualname__} is a class derived from torch.nn.{bases[0].__name__}"
     return f"torchconv has no {kind.__name__}"
-
-
-def _assign_class(layer: Module, classes: dict[type, type]) -> None:
-    new = classes.get(type_before_parametrizations(layer))
-    if new is None:
-        return
-    if is_parametrized(layer):
-        # torch gave the layer a class of its own, which holds its properties; but copies of the layer share that class.
-        members = {
-            name: member for name, member in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")
-        }
-        new = type(type(layer).__name__, (new,), members)
-    layer.__class__ = new

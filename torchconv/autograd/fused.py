@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from torchconv import ops, reference
+from torchconv.autograd import bands
 from torchconv.autograd.conv import ConvGeometry, conv_grads
 from torchconv.autograd.max_pool import max_pool_scatter
 from torchconv.autograd.transforms import Window, differentiable
@@ -105,6 +106,11 @@ class ConvReLUPool(Function):
             return (None,) * 7
         input, weight, signs, positions = ctx.saved_tensors
         grad = rectify_input(grad_output, signs, ctx.channels_last)
+        size = torch.Size((*grad.shape[:2], *ctx.conv_size))
+        only_input = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
+        if only_input and ctx.channels_last and bands.serves(size, grad.element_size(), ctx.geometry, ctx.pool):
+            args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
+            return bands.conv_pool_input(*args), *(None,) * 6
         grad = max_pool_scatter(grad, positions, ctx.conv_size, ctx.pool, ctx.channels_last)
         return *conv_grads(ctx, input, weight, grad), None, None, None, None
 

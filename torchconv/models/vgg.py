@@ -6,11 +6,14 @@ are torchvision's, so weights move freely between the two.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from torchconv.fuse import fuse_chain
 from torchconv.models.weights import Normalization, Source, check, load_weights
 from torchconv.nn import Conv2d, MaxPool2d
 
@@ -126,6 +129,20 @@ class VGG(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
+class Activation(NamedTuple):
+    """What a layer of a network gives.
+
+    Attributes:
+        name: of the layer.
+        values: (N, C, H, W).
+        again: computes the values once more, without gradients; None where that is dear.
+    """
+
+    name: str
+    values: Tensor
+    again: Callable[[], Tensor] | None
+
+
 class VGGFeatures(nn.Module):
     """The feature part of a VGG network, up to the deepest of the layers asked for. Made by `vgg_features`.
 
@@ -161,6 +178,7 @@ class VGGFeatures(nn.Module):
             follower = position + 1
             if follower < len(self.features) and isinstance(self.features[follower], nn.ReLU):
                 self.features[follower] = nn.ReLU()  # in place, it would overwrite an activation that is handed out
+        fuse_chain(list(self.features), positions)
         # Not in the state_dict, whose keys stay those of the whole network.
         self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
@@ -169,6 +187,14 @@ class VGGFeatures(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: values for name, values, _ in self.activations(image)}
+
+    def activations(self, image: Tensor) -> Generator[Activation, Tensor | None, None]:
+        """The activations one by one, as they are computed: what is not kept is freed on the way.
+
+        Whatever is computed of an activation before the next is asked for has its gradient when the deeper layers
+        have theirs, not before. A tensor that is sent back takes the activation's place on the way.
+        """
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"image: expected the shape (N, 3, H, W), got {tuple(image.shape)}")
         if not image.is_floating_point():
@@ -180,12 +206,17 @@ class VGGFeatures(nn.Module):
             )
         # The convolutions work on channels-last; whatever the image is, nothing is transposed on the way.
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        activations = {}
-        for name, layer in zip(self._names, self.features, strict=True):
+        first = x.detach()
+        for position, (name, layer) in enumerate(zip(self._names, self.features, strict=True)):
             x = layer(x)
             if name in self.layers:
-                activations[name] = x
-        return activations
+                cheap = sum(before.startswith("conv") for before in self._names[: position + 1]) == 1
+                replaced = yield Activation(name, x, partial(self._again, first, position + 1) if cheap else None)
+                x = x if replaced is None else replaced
+
+    def _again(self, x: Tensor, layers: int) -> Tensor:
+        with torch.no_grad():
+            return self.features[:layers](x)
 
     def extra_repr(self) -> str:
         return f"layers={self.layers}, minimum_size={self.minimum_size}"

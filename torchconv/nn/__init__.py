@@ -1,4 +1,4 @@
-"""Modules: torch.nn's own, computed by torchconv. State, arguments, repr and state_dict are inherited."""
+"""Modules: torch.nn's own, computed by torchconv, and fused ones. State, arguments and state_dict are inherited."""
 
 from torchconv.nn.conv import (
     Conv1d,
@@ -17,6 +17,10 @@ from torchconv.nn.conv import (
 from torchconv.nn.fold import (
     Fold,
     Unfold,
+)
+from torchconv.nn.fused import (
+    ConvReLU2d,
+    ConvReLUPool2d,
 )
 from torchconv.nn.normalization import LocalResponseNorm
 from torchconv.nn.pooling import (
@@ -53,6 +57,8 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvReLU2d",
+    "ConvReLUPool2d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",

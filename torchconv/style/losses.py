@@ -63,5 +63,9 @@ class StyleLoss(nn.Module):
         self.register_buffer("weights", torch.tensor(weights, dtype=stacked.dtype, device=stacked.device))
 
     def forward(self, features: Tensor) -> Tensor:
-        distances = (gram_matrix(features) - self.targets).square().mean((1, 2, 3))
+        return self.of_gram(gram_matrix(features))
+
+    def of_gram(self, gram: Tensor) -> Tensor:
+        """The loss of features whose `gram_matrix` this is."""
+        distances = (gram - self.targets).square().mean((1, 2, 3))
         return (self.weights * distances).sum()

@@ -99,6 +99,7 @@ class StyleTransfer:
         optimizer: "lbfgs", which needs fewer evaluations, or "adam".
         init: start from the "content" picture or from "noise".
         seed: of the noise.
+        tile: see `StyleObjective`.
 
     Attributes:
         best_picture: (1, 3, H, W), RGB in [0, 1]; None until the start was evaluated.
@@ -118,13 +119,14 @@ class StyleTransfer:
         optimizer: str = "lbfgs",
         init: str = "content",
         seed: int = 0,
+        tile: int | None = None,
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer: expected {' or '.join(OPTIMIZERS)}, got {optimizer!r}")
         if init not in INITS:
             raise ValueError(f"init: expected {' or '.join(INITS)}, got {init!r}")
         self.objective = StyleObjective(
-            network, content, styles, content_weight=content_weight, style_weights=style_weights
+            network, content, styles, content_weight=content_weight, style_weights=style_weights, tile=tile
         )
         self.optimizer = optimizer
         self.start = content.detach().clone()

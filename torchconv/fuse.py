@@ -1,0 +1,231 @@
+"""Convolutions that compute what follows them: finding the layers, joining them, and undoing it.
+
+A joined convolution gets another class and reads what it needs off the layers that it stands for. These stay where they
+are and pass their input through, so nothing of the model's structure, names and state changes.
+"""
+
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.nn import Module
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from torchconv import nn
+from torchconv.dataflow import HOOKS, dataflow
+from torchconv.layer_class import assign_class
+
+
+class _PassedThrough(Module):
+    """Mixed in before the class of a layer whose work the convolution before it does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+    def compute(self, input: Tensor) -> Tensor:
+        """What the layer did before it was fused."""
+        return super().forward(input)
+
+
+class FusedBatchNorm2d(_PassedThrough, torch.nn.BatchNorm2d):
+    """A `BatchNorm2d` that the convolution before it computes. Made by `convert`."""
+
+
+class FusedReLU(_PassedThrough, torch.nn.ReLU):
+    """A `ReLU` that the convolution before it computes. Made by `convert`."""
+
+
+class FusedMaxPool2d(_PassedThrough, nn.MaxPool2d):
+    """A `MaxPool2d` that the convolution before it computes. Made by `convert`."""
+
+
+class Fusion:
+    """A convolution and the layers that it computes as well; each of them has this object as its `_fusion`."""
+
+    def __init__(self, conv: nn.Conv2d, followers: list[Module]) -> None:
+        self.conv, self.followers = conv, followers
+        self._folded: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        conv_class = _CLASSES[tuple(type_before_parametrizations(follower) for follower in followers)]
+        if isinstance(followers[-1], nn.MaxPool2d):
+            vars(conv).update(_pooling(followers[-1]))
+        assign_class(conv, {nn.Conv2d: conv_class})
+        for follower in followers:
+            assign_class(follower, _FUSED)
+        for layer in (conv, *followers):
+            vars(layer)["_fusion"] = self
+
+    def undo(self) -> None:
+        """Give every layer its class and attributes back."""
+        for layer in (self.conv, *self.followers):
+            assign_class(layer, _APART)
+            del vars(layer)["_fusion"]
+        if isinstance(self.followers[-1], nn.MaxPool2d):
+            for name in _pooling(self.followers[-1]):
+                del vars(self.conv)[name]
+
+    def fold(self, weight: Tensor, bias: Tensor | None, norm: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        """The weight and bias of the convolution that gives what `norm` gives of this one.
+
+        Differentiable in all five parameters. While nothing needs a gradient, they are kept from call to call.
+        """
+        sources = (weight, bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        given = [tensor for tensor in sources if tensor is not None]
+        if (
+            torch.compiler.is_compiling()
+            or functorch.peek_interpreter_stack() is not None
+            or any(type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_inference() for tensor in given)
+            or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
+        ):
+            return _fold(weight, bias, norm)
+        # The tensors are kept as well, so that no other can get their identity.
+        state = [(tensor, tensor._version, tensor.data_ptr(), norm.eps) for tensor in given]
+        if self._folded is None or not _same(self._folded[0], state):
+            # A tensor made in inference mode could never be saved for backward.
+            with torch.inference_mode(False), torch.no_grad():
+                folded = _fold(weight, bias, norm)
+            if type(folded[0]) is not Tensor:
+                return folded
+            self._folded = state, folded
+        return self._folded[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_folded": None}
+
+
+def _same(kept: list[tuple[Any, ...]], now: list[tuple[Any, ...]]) -> bool:
+    pairs = zip(kept, now, strict=False)
+    return len(kept) == len(now) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in pairs)
+
+
+def _fold(weight: Tensor, bias: Tensor | None, norm: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = (-norm.running_mean if bias is None else bias - norm.running_mean) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
+
+
+class _Folded(nn.Conv2d):
+    """Mixed in before the class of a convolution with a batch norm behind it."""
+
+    _fusion: Fusion
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        norm: Any = self._fusion.followers[0]
+        if norm.training or norm.running_mean is None:
+            output = nn.Conv2d._conv_forward(self, input, weight, bias)
+            for follower in self._fusion.followers:
+                output = follower.compute(output)  # type: ignore[operator]  # of _PassedThrough
+            return output
+        norm._check_input_dim(input)
+        return super()._conv_forward(input, *self._fusion.fold(weight, bias, norm))
+
+
+class FoldedConv2d(_Folded):
+    """A convolution that computes the batch norm behind it as well. Made by `convert`."""
+
+
+class FoldedConvReLU2d(_Folded, nn.ConvReLU2d):
+    """A `ConvReLU2d` that computes the batch norm between as well. Made by `convert`."""
+
+
+class FoldedConvReLUPool2d(_Folded, nn.ConvReLUPool2d):
+    """A `ConvReLUPool2d` that computes the batch norm between as well. Made by `convert`."""
+
+
+_NORM, _RELU, _POOL = torch.nn.BatchNorm2d, torch.nn.ReLU, nn.MaxPool2d
+# What the convolution becomes, for what follows it.
+_CLASSES: dict[tuple[type, ...], type[nn.Conv2d]] = {
+    (_RELU,): nn.ConvReLU2d,
+    (_RELU, _POOL): nn.ConvReLUPool2d,
+    (_NORM,): FoldedConv2d,
+    (_NORM, _RELU): FoldedConvReLU2d,
+    (_NORM, _RELU, _POOL): FoldedConvReLUPool2d,
+}
+_FUSED: dict[type, type] = {_NORM: FusedBatchNorm2d, _RELU: FusedReLU, _POOL: FusedMaxPool2d}
+_APART: dict[type, type] = {
+    **dict.fromkeys(_CLASSES.values(), nn.Conv2d),
+    **{fused: apart for apart, fused in _FUSED.items()},
+}
+
+
+def fuse(model: Module, fold_batch_norm: bool) -> None:
+    """Fuse the convolutions of a model that is converted already with what follows them; see `torchconv.convert`."""
+    convs: list[Any] = [layer for layer in model.modules() if _is_apart(layer, nn.Conv2d)]
+    if not convs or _has_any_global_hook() or not any(type(layer) in (_NORM, _RELU) for layer in model.modules()):
+        return
+    links, opaque = dataflow(model)
+    names = {layer: name for name, layer in model.named_modules()}
+    for module, reason in opaque.items():
+        if not set(convs).isdisjoint(module.modules()):
+            name = names[module] or "the model"
+            warnings.warn(f"convert: fuse leaves {name} as it is, which torch.fx can't trace: {reason}", stacklevel=3)
+    after = dict(links)
+    for conv in convs:
+        followers: list[Module] = []
+        for kind in (_NORM, _RELU, _POOL) if fold_batch_norm else (_RELU, _POOL):
+            follower = after.get(followers[-1] if followers else conv)
+            while follower is not None and _is_apart(follower, torch.nn.Identity):
+                follower = after.get(follower)
+            if follower is not None and _is_apart(follower, kind) and (kind is not _NORM or _folds(conv, follower)):
+                followers.append(follower)
+            elif kind is not _NORM:
+                break
+        if followers:
+            Fusion(conv, followers)
+
+
+def fuse_chain(layers: Sequence[Module], seen: Collection[int]) -> None:
+    """Fuse the convolutions of a new chain of layers, of which only the outputs at these positions are seen."""
+    for position, conv in enumerate(layers):
+        followers: list[Any] = []
+        for kind in (_RELU, _POOL):
+            at = position + len(followers)
+            if at in seen or at + 1 == len(layers) or type(layers[at + 1]) is not kind:
+                break
+            followers.append(layers[at + 1])
+        if followers and type(conv) is nn.Conv2d:
+            Fusion(conv, followers)
+
+
+def unfuse(layer: Module) -> None:
+    """Undo the fusion that a layer is part of, if it is part of one."""
+    fusion: Fusion | None = vars(layer).get("_fusion")
+    if fusion is not None:
+        fusion.undo()
+
+
+def _is_apart(layer: Module, kind: type[Module]) -> bool:
+    """Whether it is exactly a layer of this kind, whose work nobody would miss it do."""
+    # Hooks before a convolution don't see what it gives.
+    hooks = HOOKS[1:] if kind is nn.Conv2d else HOOKS
+    return (
+        type_before_parametrizations(layer) is kind
+        and not any(vars(layer)[name] for name in hooks)
+        and "forward" not in vars(layer)
+        and "_conv_forward" not in vars(layer)
+        and not getattr(layer, "return_indices", False)
+    )
+
+
+def _folds(conv: Any, norm: Any) -> bool:
+    return norm.running_mean is not None and norm.num_features == conv.out_channels
+
+
+def _pooling(pool: Any) -> dict[str, Any]:
+    """The attributes of a ConvReLUPool2d."""
+    return {
+        "pool_kernel_size": pool.kernel_size,
+        "pool_stride": pool.stride,
+        "pool_padding": pool.padding,
+        "pool_dilation": pool.dilation,
+        "ceil_mode": pool.ceil_mode,
+    }

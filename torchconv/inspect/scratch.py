@@ -1,0 +1,241 @@
+"""What the compiled convolutions work in: memory that no tensor shows.
+
+It follows csrc/cpu: what conv.cpp transposes, what the Winograd and the gather kernels pack, and what scratch.h keeps.
+Kernels that read activations as they lie work in less than a megabyte, which is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchconv import _extension, ops
+from torchconv.reference import output_size
+
+# csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
+DEPTH = 128
+POINTS = 36
+GROUP = 4
+CHUNK = 1 << 21
+OUT_BLOCK, IN_BLOCK = 56, 64
+SHORTEST_SUM, SUMS = 8 * DEPTH, 32
+
+# csrc/cpu/scratch.h
+HUGE_PAGE = 1 << 21
+LARGE = 2 * HUGE_PAGE
+KEPT = 32 << 20
+
+VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
+
+
+class KeptBlocks:
+    """Large blocks that were given back, to be lent again: the class of this name in csrc/cpu/scratch.h."""
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+
+    def lend(self, wanted: Sequence[int]) -> tuple[int, int]:
+        """Take blocks of these sizes and give them back.
+
+        Returns:
+            The bytes of the blocks, and of those kept meanwhile.
+        """
+        taken = []
+        for size in wanted:
+            size = size if size < LARGE else (size // HUGE_PAGE + 1) * HUGE_PAGE
+            block = next((kept for kept in self.blocks if size >= LARGE and size <= kept < 2 * size), None)
+            if block is not None:
+                self.blocks.remove(block)
+            taken.append(block or size)
+        during = sum(taken), sum(self.blocks)
+        for size in reversed(taken):
+            if LARGE <= size <= KEPT:
+                while sum(self.blocks) + size > KEPT:
+                    self.blocks.pop(0)
+                self.blocks.append(size)
+        return during
+
+
+def scratch(op: Any, args: Sequence[Any]) -> list[int]:
+    """The sizes in bytes of the blocks that an op works in at a time; an estimate."""
+    formula = _FORMULAS.get(op)
+    if formula is None:
+        return []
+    return [args[0].element_size() * count for count in formula(*args) if count]
+
+
+class _Conv(NamedTuple):
+    """One convolution: of `inputs` channels to `outputs` channels per group, at `positions` of all pictures."""
+
+    groups: int
+    inputs: int
+    outputs: int
+    kernel: Sequence[int]
+    plane: Sequence[int]  # the spatial size that the kernel gives
+    batch: int
+    dtype: torch.dtype
+
+    @property
+    def positions(self) -> int:
+        return self.batch * prod(self.plane)
+
+    @property
+    def lanes(self) -> int:
+        return VECTOR_BYTES[ops.isa() or "baseline"] // self.dtype.itemsize
+
+    @property
+    def columns(self) -> int:  # TILE_COLUMNS
+        return 2 * self.lanes
+
+    @property
+    def rows(self) -> int:  # TILE_ROWS
+        return 14 if ops.isa() == "avx512" else 6
+
+    @property
+    def line(self) -> int:  # LINE
+        return 64 // self.dtype.itemsize
+
+    @property
+    def tiles(self) -> int:
+        return self.batch * prod(_ceil_div(size, 4) for size in self.plane)
+
+    def by_winograd(self, algorithm: str, stride: Sequence[int], dilation: Sequence[int]) -> bool:
+        """use_winograd in conv.cpp."""
+        if algorithm != "auto":
+            return algorithm == "winograd"
+        serves = self.groups == 1 and list(self.kernel) == [3, 3] and {*stride, *dilation} == {1}
+        enough = min(self.inputs, self.outputs) >= 32 and self.positions >= 16 * 8
+        return serves and enough and self.dtype == torch.float32
+
+    def in_place(self, channels_last: bool) -> bool:
+        """Whether a kernel takes activations as they lie: pointwise_conv_serves, or about plane_conv_serves."""
+        if prod(self.kernel) == 1 or (channels_last and self.groups > 1 and self.inputs == self.outputs == 1):
+            return not channels_last
+        vectors = 2 * _ceil_div(self.outputs, self.columns)
+        few = self.outputs < self.columns or self.inputs < self.lanes
+        return few and self.outputs / self.lanes * (1 + (self.kernel[-1] - 1) / self.plane[-1]) <= vectors
+
+    def winograd(self) -> list[int]:
+        """winograd_kernel.h: the transformed weights and, for each thread, a block of tiles; or the other way round."""
+        blocks, panels = _ceil_div(self.inputs, DEPTH), _ceil_div(self.outputs, self.columns)
+        stride, width = DEPTH + self.line, panels * self.columns
+        if 3 * self.tiles < 2 * self.outputs:
+            inputs, products = blocks * self.tiles * stride, self.tiles * GROUP * self.columns
+            return [POINTS * inputs, POINTS * blocks * GROUP * DEPTH * self.columns, POINTS * products]
+        room = 1_200_000 // (POINTS * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
+        tiles = min(max(room // self.rows * self.rows, 2 * self.rows), 4 * self.rows)
+        weight = POINTS * blocks * DEPTH * width
+        return [weight, *[POINTS * tiles * stride, POINTS * tiles * width] * torch.get_num_threads()]
+
+    def winograd_weight(self) -> list[int]:
+        """winograd_weight_kernel.h: both operands of a chunk of tiles, and the sums."""
+        room = CHUNK // POINTS // (self.inputs + self.outputs)
+        chunks = max(1, _ceil_div(self.tiles, max(room, 64)))
+        tiles = _ceil_div(self.tiles, chunks)
+        operands = [POINTS * tiles * (self._whole(count) + self.line) for count in (self.inputs, self.outputs)]
+        if chunks == 1:
+            return operands + [POINTS * OUT_BLOCK * IN_BLOCK] * torch.get_num_threads()
+        return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
+
+    def gather(self) -> list[int]:
+        """conv_kernel.h: the packed weights."""
+        depth = _ceil_div(prod(self.kernel) * self.inputs, DEPTH) * DEPTH
+        return [self.groups * depth * self._whole(self.outputs)]
+
+    def gather_weight(self) -> list[int]:
+        """weight_grad_kernel.h: the partial sums."""
+        depth = prod(self.kernel) * self.inputs
+        most = max(1, self.positions // SHORTEST_SUM)
+        sums = min(max(_ceil_div(SUMS, self.groups * _ceil_div(depth, DEPTH)), 1), most)
+        return [sums * self.groups * self.outputs * depth]
+
+    def _whole(self, channels: int) -> int:
+        return _ceil_div(channels, self.columns) * self.columns
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.movedim(1, -1).is_contiguous()
+
+
+def _transposed(tensor: Tensor) -> int:
+    """ChannelsLast in conv.cpp: what is not channels-last is copied; what is not contiguous either, twice."""
+    return 0 if _is_channels_last(tensor) else tensor.numel() * (1 if tensor.is_contiguous() else 2)
+
+
+def _conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    channels_last: bool,
+) -> list[int]:
+    kernel = weight.shape[2:]
+    plane = output_size(input.shape[2:], kernel, stride, padding, dilation)
+    conv = _Conv(groups, weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0], input.dtype)
+    winograd = conv.by_winograd(algorithm, stride, dilation)
+    by_rows = groups == 1 and conv.inputs <= 4 and conv.outputs >= 8 and dilation[-1] == 1  # row_conv_serves
+    if not winograd and (by_rows or conv.in_place(_is_channels_last(input))):
+        return []
+    result = 0 if channels_last else conv.positions * weight.shape[0]
+    return [_transposed(input), result, *(conv.winograd() if winograd else conv.gather())]
+
+
+def _conv_input(
+    grad_output: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    channels_last: bool,
+) -> list[int]:
+    batch = grad_output.shape[0]
+    dims = weight.shape[0] // groups, weight.shape[1], weight.shape[2:]
+    conv = _Conv(groups, *dims, input_size, batch, grad_output.dtype)
+    winograd = conv.by_winograd(algorithm, stride, dilation)
+    if not winograd and conv.in_place(_is_channels_last(grad_output)):
+        return []
+    result = 0 if channels_last else conv.positions * conv.outputs * groups
+    return [_transposed(grad_output), result, *(conv.winograd() if winograd else conv.gather())]
+
+
+def _conv_weight(
+    input: Tensor,
+    grad_output: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    channels_last: bool,
+) -> list[int]:
+    dims = input.shape[1] // groups, grad_output.shape[1] // groups, kernel_size
+    conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], input.dtype)
+    winograd = conv.by_winograd(algorithm, stride, dilation)
+    pointwise = prod(kernel_size) == 1  # which only the other two have a kernel for
+    if not winograd and not pointwise and conv.in_place(_is_channels_last(input)):
+        return []
+    copies = [_transposed(input), _transposed(grad_output)]
+    return [*copies, *(conv.winograd_weight() if winograd else conv.gather_weight())]
+
+
+_FORMULAS: dict[Any, Callable[..., list[int]]] = {}
+if _extension.LOADED:
+    _FORMULAS = {
+        torch.ops.torchconv.conv.default: _conv,
+        torch.ops.torchconv.conv_input.default: _conv_input,
+        torch.ops.torchconv.conv_weight.default: _conv_weight,
+    }
