@@ -89,11 +89,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "-o", "--output", type=Path, required=True, metavar="OUT", help=f"file to write: {', '.join(FORMATS)}"
     )
     parser.add_argument(
-        "--size",
-        type=size,
-        default=512,
-        metavar="N",
-        help="longer side of the result, in pixels; auto: as large as the photo is or memory allows (%(default)s)",
+        "--size", type=size, default=512, metavar="N", help="longer side in pixels; auto: what fits (%(default)s)"
     )
     parser.add_argument("--memory", type=byte_count, metavar="LIMIT", help="most to use: 2GB, ... (what is available)")
     parser.add_argument(

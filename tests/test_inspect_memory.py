@@ -129,7 +129,7 @@ def test_without_gradients_nothing_is_saved() -> None:
     with torch.no_grad():
         result = memory(model, (2, 3, 16, 12), requires_grad=True)
     assert result.saved == result.gradients == 0
-    assert 0 < result.peak < memory(model, (2, 3, 16, 12)).peak
+    assert 0 < result.peak <= memory(model, (2, 3, 16, 12)).peak
 
 
 def test_gradients_that_are_there_count_as_before_the_step() -> None:

@@ -99,7 +99,7 @@ def networks(draw: Callable[..., Any]) -> Chain:
     kept=st.sampled_from([0, 1, 3, 100]),
     data=st.data(),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_sums_and_gradients_are_those_of_the_whole(
     network: Chain, size: tuple[int, int], side: int, kept: int, data: st.DataObject
 ) -> None:

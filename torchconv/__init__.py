@@ -1,6 +1,6 @@
 """Convolution and pooling layers for PyTorch, open to read and check: `torchconv.Conv2d` for `torch.nn.Conv2d`."""
 
-from torchconv import functional, models, nn, ops, reference
+from torchconv import functional, inspect, models, nn, ops, reference
 from torchconv.convert import convert, enabled, revert, unconvertible
 from torchconv.nn import (
     AdaptiveAvgPool1d,
@@ -81,6 +81,7 @@ __all__ = [
     "convert",
     "enabled",
     "functional",
+    "inspect",
     "models",
     "nn",
     "ops",
