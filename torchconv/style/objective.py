@@ -47,9 +47,10 @@ class StyleObjective(nn.Module):
         content_weight: multiplies the content loss.
         style_weights: multiply the style losses, one for each style; 1 / number of styles if None.
         content_layers, style_layers: names of the layers compared.
-        tile: evaluate the network in tiles of about this many pixels a side, such as 512: the same losses and gradients,
-            which differentiate once, in memory that grows little with the picture, for half as much arithmetic again.
-            The network must be a module whose layers form a chain, with frozen parameters. None: in one piece.
+        tile: evaluate the network in tiles of about this many pixels a side, such as 512: the same losses and
+            gradients, which differentiate once, in memory that grows little with the picture, for half as much
+            arithmetic again. The network must be a module whose layers form a chain, with frozen
+            parameters. None: in one piece.
 
     Shape:
         picture (1, 3, H, W), as the content's, to `Losses` of two scalars.
