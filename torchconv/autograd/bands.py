@@ -61,10 +61,8 @@ def conv_pool_input(
     for n in range(size[0]):
         for begin in range(0, input_size[0], rows):
             end = min(begin + rows, input_size[0])
-            first, last = (
-                begin + geometry.padding[0] - reach,
-                end + geometry.padding[0],
-            )  # output rows that see the band
+            # The output rows that see the band.
+            first, last = begin + geometry.padding[0] - reach, end + geometry.padding[0]
             inside = max(first, 0), min(last, output_size[0])
             windows = slice(inside[0] // stride, min(-(-inside[1] // stride), grad_output.shape[2]))
             if inside[0] >= inside[1] or windows.start >= windows.stop:

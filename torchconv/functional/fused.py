@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 from torchconv import autograd
 from torchconv.autograd import ConvGeometry
+from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, pool_window, pooled_size
 from torchconv.functional.conv import conv_operands
 from torchconv.functional.max_pool import max_pool_nd
@@ -39,7 +40,7 @@ def conv_relu2d(
     if _composed(input):
         output = torch.relu(autograd.conv(input, weight, bias, geometry))
     else:
-        output, _ = autograd.conv_relu(input, weight, bias, geometry, _needs_grad(input, weight, bias))
+        output, _ = autograd.conv_relu(input, weight, bias, geometry, is_recorded([input, weight, bias]))
     return output if batched else output.squeeze(0)
 
 
@@ -82,8 +83,8 @@ def conv_relu_pool2d(
     else:
         pool = pool_window("conv_relu_pool2d", 2, pool_kernel_size, pool_stride, pool_padding, pool_dilation)
         _check_pooling(input, weight, geometry, pool, ceil_mode)
-        needs = _needs_grad(input, weight, bias)
-        output, *_ = autograd.conv_relu_pool(input, weight, bias, geometry, needs, pool, bool(ceil_mode))
+        needs = is_recorded([input, weight, bias])
+        output, *_ = autograd.conv_relu_pool(input, weight, bias, geometry, needs, pool, ceil_mode)
     return output if batched else output.squeeze(0)
 
 
@@ -95,10 +96,6 @@ def _composed(input: Tensor) -> bool:
         or forward_ad._current_level >= 0
         or input.dtype not in (torch.float32, torch.float64)
     )
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _check_pooling(

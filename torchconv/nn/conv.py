@@ -8,14 +8,18 @@ from torch.nn import functional as F
 from torchconv import functional
 
 
+def padded(layer: Any, input: Tensor) -> tuple[Tensor, Any]:
+    """The input and the zeros that are yet to be put around it: only these does the function itself know."""
+    if layer.padding_mode == "zeros":
+        return input, layer.padding
+    return F.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+
+
 class Conv1d(nn.Conv1d):
     """A drop-in for `torch.nn.Conv1d`: same arguments, parameters and state_dict; see `torchconv.functional.conv1d`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        input, padding = padded(self, input)
         return functional.conv1d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -23,10 +27,7 @@ class Conv2d(nn.Conv2d):
     """A drop-in for `torch.nn.Conv2d`: same arguments, parameters and state_dict; see `torchconv.functional.conv2d`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        input, padding = padded(self, input)
         return functional.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -34,10 +35,7 @@ class Conv3d(nn.Conv3d):
     """A drop-in for `torch.nn.Conv3d`: same arguments, parameters and state_dict; see `torchconv.functional.conv3d`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        input, padding = padded(self, input)
         return functional.conv3d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 

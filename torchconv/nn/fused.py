@@ -3,11 +3,10 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from torchconv.functional.arguments import IntOrInts
 from torchconv.functional.fused import conv_relu2d, conv_relu_pool2d
-from torchconv.nn.conv import Conv2d
+from torchconv.nn.conv import Conv2d, padded
 
 
 class ConvReLU2d(Conv2d):
@@ -21,7 +20,7 @@ class ConvReLU2d(Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        input, padding = _padded(self, input)
+        input, padding = padded(self, input)
         return conv_relu2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -64,7 +63,7 @@ class ConvReLUPool2d(Conv2d):
         self.ceil_mode = ceil_mode
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        input, padding = _padded(self, input)
+        input, padding = padded(self, input)
         return conv_relu_pool2d(
             input,
             weight,
@@ -85,10 +84,3 @@ class ConvReLUPool2d(Conv2d):
             f"{super().extra_repr()}, pool_kernel_size={self.pool_kernel_size}, pool_stride={self.pool_stride}, "
             f"pool_padding={self.pool_padding}, pool_dilation={self.pool_dilation}, ceil_mode={self.ceil_mode}"
         )
-
-
-def _padded(layer: Conv2d, input: Tensor) -> tuple[Tensor, Any]:
-    """The input and the zeros that are yet to be put around it: only these does the function itself know."""
-    if layer.padding_mode == "zeros":
-        return input, layer.padding
-    return F.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
