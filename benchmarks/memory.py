@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 
 from command import parser, run
-from memory_step import CAN_FUSE, CAN_TILE, KINDS
+from memory_step import KINDS
 from record import Record
 from side_by_side import SIDES, Table
 
 STEP = Path(__file__).with_name("memory_step.py")
 MEASURES = ("peak", "saved", "gradients")
-FUSED = ["fused nchw", "fused nhwc"] if CAN_FUSE else []
-TILED = ["tiled nhwc"] if CAN_TILE else []
+FUSED = ["fused nchw", "fused nhwc"]
+TILED = ["tiled nhwc"]
 WHOLE = 1024  # pixels: larger pictures in tiles only
 # Kind, network, batch, sizes.
 CASES = [

@@ -9,7 +9,6 @@ network's parameters and buffers not counted. "gradients" is what the step leave
 import argparse
 import ctypes
 import gc
-import inspect
 import json
 import sys
 import weakref
@@ -32,8 +31,6 @@ At = Callable[[int], Step]  # from the picture's size to the step, with all that
 WARM = 32  # pixels: a size that no case has
 CLASSES = 10
 TILE = 512  # pixels: side of a tile
-CAN_FUSE = "fuse" in inspect.signature(torchconv.convert).parameters
-CAN_TILE = "tile" in inspect.signature(StyleObjective).parameters
 
 
 def vgg16_features() -> nn.Module:
