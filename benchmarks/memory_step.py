@@ -108,6 +108,7 @@ def resident(field: str) -> int:
 def peak(step: Step) -> int:
     """Bytes that resident memory grows by during a step, at most."""
     gc.collect()
+    torchconv.empty_cache()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
         libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -4,6 +4,7 @@
 // Tensors are (batch, channels, 1 to 3 spatial dimensions); the lists have a value per spatial dimension. `channels_last`
 // is the memory format of the result.
 #include "common.h"
+#include "cpu/blocks.h"
 #include "cpu/isa.h"
 
 STABLE_TORCH_LIBRARY(torchconv, m) {
@@ -33,6 +34,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("set_isa(str name) -> ()");
+  m.def("empty_cache() -> ()");
 }
 
 namespace {
@@ -47,10 +49,13 @@ std::string available_isas() {
 
 void set_isa(std::string name) { torchconv::set_isa(name); }
 
+void empty_cache() { torchconv::Blocks::empty(); }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("set_isa", TORCH_BOX(&set_isa));
+  m.impl("empty_cache", TORCH_BOX(&empty_cache));
 }

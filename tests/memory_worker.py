@@ -45,6 +45,7 @@ def resident(field: str) -> int:
 
 def growth(model: nn.Module, input: Tensor) -> int:
     gc.collect()
+    torchconv.empty_cache()
     ctypes.CDLL(None).malloc_trim(0)
     (PROCESS / "clear_refs").write_text("5")  # VmHWM starts again from VmRSS
     before = resident("VmRSS")

@@ -311,3 +311,15 @@ def test_module_equals_torch(name: str) -> None:
         grad_output = filled(output.shape, seed=3)
         mine = gradients(output, [input, *ours.parameters()], grad_output)
         assert_all_close(mine, gradients(expected, [reference_input, *theirs.parameters()], grad_output))
+
+
+@pytest.mark.parametrize("weight_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("input_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_kernel_as_large_as_the_input(
+    input_format: torch.memory_format, weight_format: torch.memory_format, stride: int
+) -> None:
+    problem = ConvProblem((5, 16, 3, 5), (9, 16, 3, 5), stride=stride)
+    input, weight, bias = problem.tensors(torch.float64)
+    tensors = input.to(memory_format=input_format), weight.to(memory_format=weight_format), bias
+    assert_same_convolution(conv2d, F.conv2d, problem, tensors)

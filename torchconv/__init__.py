@@ -39,7 +39,7 @@ from torchconv.nn import (
     MaxUnpool3d,
     Unfold,
 )
-from torchconv.ops import algorithm
+from torchconv.ops import algorithm, empty_cache
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -79,6 +79,7 @@ __all__ = [
     "Unfold",
     "algorithm",
     "convert",
+    "empty_cache",
     "enabled",
     "functional",
     "inspect",

@@ -78,6 +78,12 @@ def set_isa(name: str) -> None:
     torch.ops.torchconv.set_isa(name)
 
 
+def empty_cache() -> None:
+    """Give the large blocks of memory that the kernels keep for reuse, at most 32 MiB, back to the system."""
+    if _extension.LOADED:
+        torch.ops.torchconv.empty_cache()
+
+
 def _compiled(tensor: Tensor, algorithm: str, dtypes: tuple[torch.dtype, ...]) -> bool:
     return _extension.LOADED and algorithm != "reference" and tensor.is_cpu and tensor.dtype in dtypes
 

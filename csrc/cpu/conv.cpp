@@ -1,6 +1,7 @@
 // The three bilinear maps of convolution. Kernels work on channels-last activations; others are transposed on the way.
 #include "kernels.h"
 #include "phases.h"
+#include "scratch.h"
 #include "tensors.h"
 
 namespace torchconv {
@@ -114,6 +115,18 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
          positions >= 16 * WINOGRAD_TILES;
 }
 
+// Whether the kernel covers the input at once. The taps of a channel are then channels like others, and the convolution is a product
+// of matrices.
+bool is_product(const Problem& p) {
+  const Window& w = p.window;
+  return p.groups == 1 && w.kernel == w.input && w.dilation == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0};
+}
+
+Problem as_product(const Problem& p) {
+  const Extent one{1, 1, 1};
+  return {p.rank, p.batch, 1, p.in * volume(p.window.kernel), p.out, {one, one, one, one, {0, 0, 0}, one}};
+}
+
 Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
             std::string algorithm, bool channels_last) {
   const char* op = "conv";
@@ -180,6 +193,15 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightView<T> view = weight_view<T>(p, weight);
     std::swap(view.in_step, view.out_step);
+    if (is_product(p) && (channels_last ? is_channels_last(weight) : weight.is_contiguous())) {  // the weight's order is the result's
+      const ChannelsLast<T> from(grad_output);
+      view.out_step = 1;
+      return for_each_phase(as_product(p), view, [&](GatherConv<T>& g) {
+        g.input = from.data();
+        g.output = static_cast<T*>(grad_input.data_ptr());
+        kernel.gather_conv(g);
+      });
+    }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input));
     const bool nhwc = is_channels_last(grad_output);
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {

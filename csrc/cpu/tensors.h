@@ -6,8 +6,15 @@
 #include <algorithm>
 #include <optional>
 
+#include "blocks.h"
 #include "kernels.h"
-#include "scratch.h"
+
+// torch 2.11's; null in 2.10.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,
+                                                               int64_t storage_offset, int32_t dtype, int32_t device_type,
+                                                               int32_t device_index, AtenTensorHandle* result, int32_t layout,
+                                                               const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+                                                               void (*deleter)(void* data, void* context), void* context);
 
 namespace torchconv {
 
@@ -27,6 +34,24 @@ inline bool is_channels_last(const Tensor& t) {
   return fits(0);
 }
 
+// A tensor in a large block, or null where there is none to be had, it isn't large, or torch is older than 2.11. Its storage can't be
+// resized. A sanitizer watches over the heap alone.
+inline AtenTensorHandle in_block([[maybe_unused]] const Ints& sizes, [[maybe_unused]] const Ints& strides, [[maybe_unused]] int32_t type) {
+  AtenTensorHandle handle = nullptr;
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+  size_t bytes = aoti_torch_dtype_element_size(type);
+  for (const int64_t size : sizes)
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return nullptr;
+  if (torch_from_blob == nullptr || bytes < Blocks::SMALLEST) return nullptr;
+  void* const data = Blocks::take(bytes, bytes);
+  if (data == nullptr) return nullptr;
+  const auto give = [](void* block, void* size) { Blocks::give(block, reinterpret_cast<size_t>(size)); };
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(data, sizes.size(), sizes.data(), strides.data(), 0, type, aoti_torch_device_type_cpu(), -1, &handle,
+                                         aoti_torch_layout_strided(), nullptr, 0, give, reinterpret_cast<void*>(bytes)));
+#endif
+  return handle;
+}
+
 // Straight from the allocator: a call through the dispatcher takes as long as a small convolution.
 inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, std::optional<ScalarType> dtype = std::nullopt) {
   const int64_t rank = sizes.size();
@@ -39,12 +64,11 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, s
   if (channels_last) lay(1);
   for (int64_t d = rank - 1; d >= 0; d--)
     if (d != 1 || !channels_last) lay(d);
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), static_cast<int32_t>(dtype.value_or(like.scalar_type())),
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  const Tensor result(handle);
-  ask_for_huge_pages(result.data_ptr(), result.numel() * result.element_size());
-  return result;
+  const auto type = static_cast<int32_t>(dtype.value_or(like.scalar_type()));
+  AtenTensorHandle handle = in_block(sizes, strides, type);
+  if (handle == nullptr)
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), type, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

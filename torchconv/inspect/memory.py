@@ -20,9 +20,12 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchconv.inspect.scratch import KeptBlocks, scratch
+from torchconv import _extension
+from torchconv.inspect.scratch import Blocks, scratch
 
 Input = Tensor | Sequence[int]
+HEAPS_LARGEST = 1 << 20  # bytes; what is smaller comes from a heap, which keeps what it once had
+
 Step = Callable[..., Any]
 
 
@@ -67,9 +70,9 @@ def memory(
     Nothing is computed and nothing changes: not the model's gradients, nor its buffers. Inside `torch.no_grad()` the
     step is the forward pass alone.
 
-    The peak is that of tensors and of torchconv's kernels. A process grows by it, within 15%, where freed memory goes
-    back: glibc's heap keeps it in pieces, for up to two thirds more, unless MALLOC_MMAP_THRESHOLD_=1048576 is in the
-    environment. What oneDNN works in under torch.nn's layers comes on top.
+    The peak is that of tensors and of torchconv's kernels. A process grows by it, within 15%. On top comes what glibc's
+    heap keeps of the memory that torch's own layers free (two fifths more for resnet18), unless
+    MALLOC_MMAP_THRESHOLD_=1048576 is in the environment; and what oneDNN works in.
 
         >>> print(torchconv.inspect.memory(model, (1, 3, 512, 512)))
 
@@ -149,20 +152,24 @@ class _Account(TorchDispatchMode):
         super().__init__()
         self.mode = mode
         self.known: dict[int, Tensor | None] = {id(tensor.untyped_storage()): tensor for tensor in before}
-        self.now = self.peak = 0
-        self.blocks = KeptBlocks()
+        self.heap = self.heap_size = self.large = self.peak = 0
+        self.blocks = Blocks()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map_only(Tensor, self._fake, (args, kwargs or {}))
         output = func(*args, **kwargs)
+        compiled = _extension.LOADED and func.namespace == "torchconv"
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
-                self._enter(tensor)
+                self._enter(tensor, compiled)
         # Gradients that meet are added in place, but for those of subclasses of Tensor, as fake ones are: there the sum
         # is a third one, for as long as this op takes.
         meeting = func is torch.ops.aten.add.Tensor and torch._C._current_graph_task_id() != -1
         if not meeting:
-            self.peak = max(self.peak, self.now + sum(self.blocks.lend(scratch(func, args))))
+            blocks = [self.blocks.take(count) for count in scratch(func, args)]
+            self.peak = max(self.peak, self.heap_size + self.large + sum(blocks) + sum(self.blocks.kept))
+            for block in blocks:
+                self.blocks.give(block)
         return output
 
     def _fake(self, tensor: Tensor) -> Tensor:
@@ -177,17 +184,27 @@ class _Account(TorchDispatchMode):
         self.known[id(tensor.untyped_storage())] = tensor  # there before the step
         return tensor
 
-    def _enter(self, tensor: Tensor) -> None:
+    def _enter(self, tensor: Tensor, compiled: bool) -> None:
         storage = tensor.untyped_storage()
         if id(storage) in self.known or tensor.is_meta:
             return
         self.known[id(storage)] = None
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self._leave, id(storage), storage.nbytes()).atexit = False
+        count = self.blocks.take(storage.nbytes()) if compiled else storage.nbytes()
+        if count < HEAPS_LARGEST:
+            self.heap += count
+            self.heap_size = max(self.heap_size, self.heap)
+        else:
+            self.large += count
+        weakref.finalize(storage, self._leave, id(storage), count, compiled).atexit = False
 
-    def _leave(self, storage: int, count: int) -> None:
+    def _leave(self, storage: int, count: int, compiled: bool) -> None:
         del self.known[storage]
-        self.now -= count
+        if count < HEAPS_LARGEST:
+            self.heap -= count
+        else:
+            self.large -= count
+        if compiled:
+            self.blocks.give(count)
 
 
 class _Saved:

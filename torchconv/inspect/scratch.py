@@ -1,6 +1,6 @@
 """What the compiled convolutions work in: memory that no tensor shows.
 
-It follows csrc/cpu: what conv.cpp transposes, what the Winograd and the gather kernels pack, and what scratch.h keeps.
+It follows csrc/cpu: what conv.cpp transposes, what the Winograd and the gather kernels pack, and what blocks.h keeps.
 Kernels that read activations as they lie work in less than a megabyte, which is left out.
 """
 
@@ -22,40 +22,42 @@ CHUNK = 1 << 21
 OUT_BLOCK, IN_BLOCK = 56, 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 
-# csrc/cpu/scratch.h
-HUGE_PAGE = 1 << 21
-LARGE = 2 * HUGE_PAGE
+# csrc/cpu/blocks.h
+PAGE = 1 << 16
+SMALLEST = 2 << 20
 KEPT = 32 << 20
 
 VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
 
 
-class KeptBlocks:
-    """Large blocks that were given back, to be lent again: the class of this name in csrc/cpu/scratch.h."""
+class Blocks:
+    """Large blocks of memory, some of which are kept to be lent again: the class of this name in csrc/cpu/blocks.h."""
 
     def __init__(self) -> None:
-        self.blocks: list[int] = []
+        self.kept: list[int] = []
 
-    def lend(self, wanted: Sequence[int]) -> tuple[int, int]:
-        """Take blocks of these sizes and give them back.
+    def take(self, size: int) -> int:
+        """The size of the block that so many bytes come in."""
+        if size < SMALLEST:
+            return size
+        size = -(-size // PAGE) * PAGE
+        fitting = [block for block in self.kept if size <= block <= size + size // 4]
+        if fitting:
+            size = min(fitting)
+            self.kept.remove(size)
+        else:
+            self._forget(max(sum(self.kept) - size, 0))
+        return size
 
-        Returns:
-            The bytes of the blocks, and of those kept meanwhile.
-        """
-        taken = []
-        for size in wanted:
-            size = size if size < LARGE else (size // HUGE_PAGE + 1) * HUGE_PAGE
-            block = next((kept for kept in self.blocks if size >= LARGE and size <= kept < 2 * size), None)
-            if block is not None:
-                self.blocks.remove(block)
-            taken.append(block or size)
-        during = sum(taken), sum(self.blocks)
-        for size in reversed(taken):
-            if LARGE <= size <= KEPT:
-                while sum(self.blocks) + size > KEPT:
-                    self.blocks.pop(0)
-                self.blocks.append(size)
-        return during
+    def give(self, size: int) -> None:
+        """Take a block back."""
+        if size >= SMALLEST:
+            self.kept.append(size)
+            self._forget(KEPT)
+
+    def _forget(self, limit: int) -> None:
+        while sum(self.kept) > limit:
+            self.kept.pop(0)
 
 
 def scratch(op: Any, args: Sequence[Any]) -> list[int]:

@@ -1,0 +1,93 @@
+"""200 steps in a process of its own: prints its resident bytes after the first 40 and at the end.
+
+python tests/leak_worker.py train|style|fail
+"""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import torch
+from networks import lenet
+from torch import Tensor, nn
+
+import torchconv
+from torchconv.style import StyleObjective
+
+SETTLE, STEPS = 40, 200
+
+
+class Broken(torch.autograd.Function):
+    """A layer whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad_output: Tensor) -> Tensor:
+        raise ArithmeticError
+
+
+def train() -> Callable[[], None]:
+    """Forward and backward through all parameters of a fused LeNet."""
+    model, inputs = torchconv.convert(lenet(nn), fuse=True), torch.randn(64, 1, 28, 28)
+    return lambda: model(inputs).sum().backward()
+
+
+def fail() -> Callable[[], None]:
+    """A step that fails: in turn a layer refuses its input, and a backward pass stops half-way."""
+    inputs, turns = torch.randn(64, 1, 28, 28), count()
+    first, last = torchconv.ConvReLU2d(1, 32, 3), torchconv.ConvReLUPool2d(32, 32, 3)
+
+    def step() -> None:
+        hidden = first(inputs)
+        hidden = Broken.apply(hidden) if next(turns) % 2 else hidden[:, :5]  # too few channels
+        try:
+            last(hidden).sum().backward()
+        except (ArithmeticError, RuntimeError, ValueError):
+            return
+        raise AssertionError("nothing failed")
+
+    return step
+
+
+def style() -> Callable[[], None]:
+    """Losses and gradient of a picture, in tiles."""
+    network = torchconv.models.vgg_features("vgg11", layers=["relu1_1", "relu2_1"], weights=None)
+    picture = torch.rand(1, 3, 48, 64)
+    objective = StyleObjective(
+        network, picture, [picture], content_layers=["relu2_1"], style_layers=["relu1_1", "relu2_1"], tile=32
+    )
+
+    def step() -> None:
+        variable = picture.clone().requires_grad_()
+        objective(variable).total.backward()
+
+    return step
+
+
+def resident() -> int:
+    gc.collect()
+    torchconv.empty_cache()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def main() -> None:
+    step = {"train": train, "style": style, "fail": fail}[sys.argv[1]]()
+    for _ in range(SETTLE):
+        step()
+    settled = resident()
+    for _ in range(STEPS):
+        step()
+    print(settled, resident())
+
+
+if __name__ == "__main__":
+    main()
