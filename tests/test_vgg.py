@@ -103,8 +103,25 @@ def test_num_classes_and_dropout_reach_the_classifier() -> None:
     assert network.normalization is None
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_configuration_c_has_a_1x1_convolution_at_the_end_of_each_of_the_last_three_blocks(batch_norm: bool) -> None:
+    with torch.device("meta"):
+        network = models.vgg16_c(batch_norm=batch_norm)
+        features = models.vgg_features("vgg16_c", layers=["pool5"], weights=None, batch_norm=batch_norm)
+        assert network(torch.empty(1, 3, 64, 32)).shape == (1, 1000)
+    convs = [layer for layer in network.features if isinstance(layer, Conv2d)]
+    assert [conv.kernel_size[0] for conv in convs] == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
+    norms = sum(2 * conv.out_channels for conv in convs) if batch_norm else 0
+    assert (
+        sum(parameter.numel() for parameter in network.parameters()) == 133_638_952 + norms
+    )  # the paper's 134 million
+    assert {key: tensor.shape for key, tensor in features.state_dict().items()} == {
+        key: tensor.shape for key, tensor in network.state_dict().items() if key.startswith("features.")
+    }
+
+
 def test_unknown_network() -> None:
-    with pytest.raises(ValueError, match=r"name='vgg12': expected one of vgg11, vgg13, vgg16, vgg19"):
+    with pytest.raises(ValueError, match=r"name='vgg12': expected one of vgg11, vgg13, vgg16_c, vgg16, vgg19"):
         models.VGG("vgg12")
 
 
@@ -131,7 +148,7 @@ def test_names_fit_the_layers(name: str, batch_norm: bool) -> None:
     kinds = {"conv": Conv2d, "bn": nn.BatchNorm2d, "relu": nn.ReLU, "pool": MaxPool2d}
     names = vgg.layer_names(name, batch_norm)
     with torch.device("meta"):
-        layers = vgg.make_features(names)
+        layers = vgg.make_features(name, names)
     for layer_name, layer in zip(names, layers, strict=True):
         assert type(layer) is kinds[layer_name.rstrip("0123456789_")]
 
@@ -143,7 +160,7 @@ def test_names_fit_the_layers(name: str, batch_norm: bool) -> None:
 def test_features_are_those_of_the_whole_network(batch_norm: bool) -> None:
     names = vgg.layer_names("vgg11", batch_norm)
     with torch.device("meta"):
-        whole = nn.Sequential(*vgg.make_features(names)).eval()
+        whole = nn.Sequential(*vgg.make_features("vgg11", names)).eval()
     whole.to_empty(device="cpu").apply(lambda layer: hasattr(layer, "reset_parameters") and layer.reset_parameters())
     image = torch.rand(1, 3, 40, 33)
     expected = {}
@@ -324,6 +341,16 @@ def test_file_missing(tmp_path: Path) -> None:
         models.vgg_features(layers=["relu1_1"], weights=tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match=r"^weights='.*': not a file$"):
         models.vgg_features(layers=["relu1_1"], weights=tmp_path)
+
+
+def test_configuration_c_has_weights_from_files_only(save: Callable[[object], Path]) -> None:
+    with pytest.raises(ValueError, match="'IMAGENET1K_V1' don't exist for vgg16_c, which torchvision doesn't have"):
+        models.vgg_features("vgg16_c", layers=["relu1_1"], weights="IMAGENET1K_V1")
+    with pytest.raises(FileNotFoundError, match=r"^weights='nowhere': expected the path of a file; there is no such"):
+        models.vgg_features("vgg16_c", layers=["relu1_1"], weights="nowhere")
+    state = models.vgg_features("vgg16_c", layers=["pool5"], weights=None).state_dict()
+    part = models.vgg_features("vgg16_c", layers=["conv3_3"], weights=save(state))
+    assert torch.equal(part.features[14].weight, state["features.14.weight"])
 
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: b"text", lambda whole: whole[: len(whole) // 2]])

@@ -1,30 +1,29 @@
 """VGG: stacks of 3×3 convolutions and 2×2 max pooling.
 
 K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015,
-https://arxiv.org/abs/1409.1556: configurations A, B, D and E of Table 1. Modules, state_dict keys and initialisation
-are torchvision's, so weights move freely between the two.
+https://arxiv.org/abs/1409.1556: configurations A to E of Table 1. Modules, state_dict keys and initialisation are
+torchvision's, so weights move freely between the two; but C, which torchvision doesn't have.
 """
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from torchconv.fuse import fuse_chain
 from torchconv.models.weights import Normalization, Source, check, load_weights
-from torchconv.nn import Conv2d, MaxPool2d
+from torchconv.nn import AdaptiveAvgPool2d, Conv2d, MaxPool2d
 
 # Convolutions in each of the five blocks, and their channels. A pooling follows each block.
 CONVOLUTIONS = {
     "vgg11": (1, 1, 2, 2, 2),  # A
     "vgg13": (2, 2, 2, 2, 2),  # B
+    "vgg16_c": (2, 2, 3, 3, 3),  # C
     "vgg16": (2, 2, 3, 3, 3),  # D
     "vgg19": (2, 2, 4, 4, 4),  # E
 }
 CHANNELS = (64, 128, 256, 512, 512)
+# The convolutions that are 1×1, not 3×3.
+POINTWISE = {"vgg16_c": ("conv3_3", "conv4_3", "conv5_3")}
 
 
 def layer_names(name: str, batch_norm: bool = False) -> tuple[str, ...]:
@@ -34,7 +33,7 @@ def layer_names(name: str, batch_norm: bool = False) -> tuple[str, ...]:
     its activation, and `pool3` the pooling that ends the block.
 
     Args:
-        name: "vgg11", "vgg13", "vgg16" or "vgg19".
+        name: "vgg11", "vgg13", "vgg16", "vgg16_c" or "vgg19".
         batch_norm: whether a batch normalization follows each convolution.
 
     Raises:
@@ -50,8 +49,8 @@ def layer_names(name: str, batch_norm: bool = False) -> tuple[str, ...]:
     return tuple(names)
 
 
-def make_features(names: Sequence[str]) -> nn.Sequential:
-    """The layers of these names, in this order."""
+def make_features(network: str, names: Sequence[str]) -> nn.Sequential:
+    """The layers of these names, in this order, as the network has them."""
     layers = nn.Sequential()
     channels = 3
     for name in names:
@@ -59,7 +58,8 @@ def make_features(names: Sequence[str]) -> nn.Sequential:
         layer: nn.Module
         if kind == "conv":
             width = CHANNELS[int(name[4]) - 1]
-            layer = Conv2d(channels, width, kernel_size=3, padding=1)
+            kernel_size = 1 if name in POINTWISE.get(network, ()) else 3
+            layer = Conv2d(channels, width, kernel_size, padding=kernel_size // 2)
             channels = width
         elif kind == "bn":
             layer = nn.BatchNorm2d(channels)
@@ -93,7 +93,7 @@ class VGG(nn.Module):
         Images of (N, 3, H, W), with H and W at least 32, to logits of (N, num_classes).
 
     Args:
-        name: "vgg11", "vgg13", "vgg16" or "vgg19".
+        name: "vgg11", "vgg13", "vgg16", "vgg16_c" or "vgg19".
         batch_norm: put a batch normalization after each convolution.
         num_classes: number of logits.
         dropout: probability that the classifier drops an activation while training.
@@ -111,8 +111,8 @@ class VGG(nn.Module):
         self, name: str = "vgg19", *, batch_norm: bool = False, num_classes: int = 1000, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.features = make_features(layer_names(name, batch_norm))
-        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.features = make_features(name, layer_names(name, batch_norm))
+        self.avgpool = AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
             nn.ReLU(inplace=True),
@@ -127,132 +127,6 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
-
-
-class Activation(NamedTuple):
-    """What a layer of a network gives.
-
-    Attributes:
-        name: of the layer.
-        values: (N, C, H, W).
-        again: computes the values once more, without gradients; None where that is dear.
-    """
-
-    name: str
-    values: Tensor
-    again: Callable[[], Tensor] | None
-
-
-class VGGFeatures(nn.Module):
-    """The feature part of a VGG network, up to the deepest of the layers asked for. Made by `vgg_features`.
-
-    It normalizes its input itself, is in evaluation mode, and its weights are frozen: gradients flow to the image only.
-
-    Shape:
-        RGB images of (N, 3, H, W) with values in [0, 1], H and W at least `minimum_size`, to a dictionary of layer name
-        to activation (N, C, H/2ᵖ, W/2ᵖ), where p poolings come before it; in the order of the network, channels-last.
-
-    Attributes:
-        layers: names of the layers asked for, in the order of the network.
-        minimum_size: least height and width, in pixels, with which those layers have an output.
-
-    Raises:
-        ValueError: when called with an input of another shape, or too small.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, names: Sequence[str], layers: Sequence[str]) -> None:
-        super().__init__()
-        if isinstance(layers, str):
-            raise TypeError(f"layers={layers!r}: expected a sequence of names such as [{layers!r}], got a string")
-        unknown = [layer for layer in layers if layer not in names]
-        if unknown or not layers:
-            raise ValueError(f"layers={list(layers)!r}: expected one or more of {', '.join(names)}")
-        positions = sorted({names.index(layer) for layer in layers})
-        self.layers = tuple(names[position] for position in positions)
-        self.minimum_size = 2 ** sum(name.startswith("pool") for name in names[: positions[-1] + 1])
-        self.features = make_features(names[: positions[-1] + 1])
-        for position in positions:
-            follower = position + 1
-            if follower < len(self.features) and isinstance(self.features[follower], nn.ReLU):
-                self.features[follower] = nn.ReLU()  # in place, it would overwrite an activation that is handed out
-        fuse_chain(list(self.features), positions)
-        # Not in the state_dict, whose keys stay those of the whole network.
-        self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
-        self._names = tuple(names[: positions[-1] + 1])
-        self.requires_grad_(False)
-        self.eval()
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return {name: values for name, values, _ in self.activations(image)}
-
-    def activations(self, image: Tensor) -> Generator[Activation, Tensor | None, None]:
-        """The activations one by one, as they are computed: what is not kept is freed on the way.
-
-        Whatever is computed of an activation before the next is asked for has its gradient when the deeper layers
-        have theirs, not before. A tensor that is sent back takes the activation's place on the way.
-        """
-        if image.dim() != 4 or image.shape[1] != 3:
-            raise ValueError(f"image: expected the shape (N, 3, H, W), got {tuple(image.shape)}")
-        if not image.is_floating_point():
-            raise ValueError(f"image: expected floating-point values in [0, 1], got {image.dtype}")
-        if min(image.shape[2:]) < self.minimum_size:
-            raise ValueError(
-                f"image: {image.shape[2]}×{image.shape[3]} pixels are too few for the layer {self.layers[-1]}, "
-                f"expected at least {self.minimum_size}×{self.minimum_size}"
-            )
-        # The convolutions work on channels-last; whatever the image is, nothing is transposed on the way.
-        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        first = x.detach()
-        for position, (name, layer) in enumerate(zip(self._names, self.features, strict=True)):
-            x = layer(x)
-            if name in self.layers:
-                cheap = sum(before.startswith("conv") for before in self._names[: position + 1]) == 1
-                replaced = yield Activation(name, x, partial(self._again, first, position + 1) if cheap else None)
-                x = x if replaced is None else replaced
-
-    def _again(self, x: Tensor, layers: int) -> Tensor:
-        with torch.no_grad():
-            return self.features[:layers](x)
-
-    def extra_repr(self) -> str:
-        return f"layers={self.layers}, minimum_size={self.minimum_size}"
-
-
-def vgg_features(
-    name: str = "vgg19", *, layers: Sequence[str], weights: Source | None = "original", batch_norm: bool = False
-) -> VGGFeatures:
-    """The feature part of a VGG network, as style transfer and perceptual losses use it.
-
-    Args:
-        name: "vgg11", "vgg13", "vgg16" or "vgg19".
-        layers: names of the layers whose activations are wanted, such as ["relu1_1", "relu4_2"]; see `layer_names`.
-        weights: as for `vgg19`. None leaves the initial, random weights and does not normalize.
-        batch_norm: use the network with batch normalization.
-
-    Raises:
-        ValueError: as for `vgg19`; also an unknown layer.
-        FileNotFoundError, ModuleNotFoundError, OSError: as for `vgg19`.
-    """
-    names = layer_names(name, batch_norm)
-    network = VGGFeatures(names, layers)
-    if weights is None:
-        initialize(network)
-        return network
-    state, normalization = load_weights(weights, _torchvision_name(name, batch_norm), names)
-    # A file of the whole network will do; it is checked as far as the features go, and loaded as far as they are used.
-    state = {key: tensor for key, tensor in state.items() if key.startswith("features.")}
-    with torch.device("meta"):
-        whole = VGGFeatures(names, names[-1:])
-    check(state, whole.state_dict(), weights)
-    used = network.state_dict().keys()
-    network.load_state_dict({key: tensor for key, tensor in state.items() if key in used})
-    network.mean.copy_(torch.tensor(normalization.mean).view(3, 1, 1))
-    network.std.copy_(torch.tensor(normalization.std).view(3, 1, 1))
-    return network
 
 
 def vgg11(
@@ -274,6 +148,16 @@ def vgg16(
 ) -> VGG:
     """VGG with 16 weight layers (configuration D). The arguments are those of `vgg19`."""
     return _vgg("vgg16", weights, batch_norm, num_classes, dropout)
+
+
+def vgg16_c(
+    *, weights: Source | None = None, batch_norm: bool = False, num_classes: int = 1000, dropout: float = 0.5
+) -> VGG:
+    """VGG with 16 weight layers, the last of the blocks 3 to 5 a 1×1 convolution (configuration C).
+
+    The arguments are those of `vgg19`. There are no published weights for it: `weights` may be None or a file.
+    """
+    return _vgg("vgg16_c", weights, batch_norm, num_classes, dropout)
 
 
 def vgg19(
@@ -303,7 +187,7 @@ def _vgg(name: str, weights: Source | None, batch_norm: bool, num_classes: int, 
     if weights is None:
         return network
     state, network.normalization = load_weights(
-        weights, _torchvision_name(name, batch_norm), layer_names(name, batch_norm)
+        weights, torchvision_name(name, batch_norm), layer_names(name, batch_norm)
     )
     if weights == "original":
         warnings.warn(
@@ -315,5 +199,6 @@ def _vgg(name: str, weights: Source | None, batch_norm: bool, num_classes: int, 
     return network
 
 
-def _torchvision_name(name: str, batch_norm: bool) -> str:
+def torchvision_name(name: str, batch_norm: bool) -> str:
+    """What torchvision calls the network."""
     return f"{name}_bn" if batch_norm else name

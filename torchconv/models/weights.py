@@ -1,4 +1,4 @@
-"""Trained weights for VGG: where they come from, and everything that is checked before they are used.
+"""Trained weights: where they come from, and everything that is checked before they are used.
 
 Weights are a state_dict with torchvision's keys, and the normalization that their input needs. Every network of
 torchconv takes RGB images; weights trained on another channel order are converted here.
@@ -37,6 +37,7 @@ ORIGINAL_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6
 TORCHVISION_NAME = "IMAGENET1K_V1"
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 TORCHVISION_FILES = {
+    "alexnet": "alexnet-owt-7be5be79.pth",
     "vgg11": "vgg11-8a719046.pth",
     "vgg11_bn": "vgg11_bn-6002323d.pth",
     "vgg13": "vgg13-19584684.pth",
@@ -48,14 +49,14 @@ TORCHVISION_FILES = {
 }
 
 
-def load_weights(weights: Source, network: str, names: Sequence[str]) -> tuple[StateDict, Normalization]:
+def load_weights(weights: Source, network: str, names: Sequence[str] = ()) -> tuple[StateDict, Normalization]:
     """Find and read trained weights.
 
     Args:
         weights: "original", "IMAGENET1K_V1", or the path of a file that holds a state_dict with torchvision's keys,
             for input normalized as torchvision's.
-        network: torchvision's name of the network, such as "vgg19" or "vgg16_bn".
-        names: the name of each layer of its feature part, such as "conv1_1", in order.
+        network: torchvision's name of the network, such as "alexnet" or "vgg16_bn".
+        names: for "original", the name of each layer of its feature part, such as "conv1_1", in order.
 
     Raises:
         FileNotFoundError: there is no such file, nor a name like that.
@@ -68,13 +69,14 @@ def load_weights(weights: Source, network: str, names: Sequence[str]) -> tuple[S
             raise ValueError(f"weights='original' exist for vgg19 (without batch_norm) only, not for {network}")
         return original(names), ORIGINAL
     if weights == TORCHVISION_NAME:
+        if network not in TORCHVISION_FILES:
+            raise ValueError(f"weights='{TORCHVISION_NAME}' don't exist for {network}, which torchvision doesn't have")
         return torchvision(network), IMAGENET
     path = Path(weights)
     if not path.exists():
-        raise FileNotFoundError(
-            f"weights={os.fspath(weights)!r}: expected 'original', '{TORCHVISION_NAME}' or the path of a file; "
-            "there is no such file"
-        )
+        named = ["'original'"] * (network == "vgg19") + [f"'{TORCHVISION_NAME}'"] * (network in TORCHVISION_FILES)
+        expected = f"{', '.join(named)} or the path of a file" if named else "the path of a file"
+        raise FileNotFoundError(f"weights={os.fspath(weights)!r}: expected {expected}; there is no such file")
     return read_state_dict(path), IMAGENET
 
 

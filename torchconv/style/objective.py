@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchconv.models.vgg import VGGFeatures
+from torchconv.models import VGGFeatures
 from torchconv.style.chain import Network as Network
 from torchconv.style.gram import gram_matrix, tap
 from torchconv.style.losses import ContentLoss, StyleLoss
