@@ -13,7 +13,7 @@ PICTURES := examples/pictures
 KERNEL_TESTS := isa kernel_properties winograd max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure test-exhaustive sanitize bench bench-memory lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive sanitize bench bench-memory docs lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -65,6 +65,11 @@ bench-memory: $(VENV)/.bench ## the memory of a step alone, in the same page (ha
 	$(VENV)/bin/python benchmarks/memory.py $(BENCH)
 	$(VENV)/bin/python benchmarks/report.py
 
+# Pages of names that are gone would stay, and be warned about. Tutorials that haven't changed don't run again.
+docs: $(VENV)/.docs ## the documentation site: docs/_build/html/index.html (some minutes the first time)
+	rm -rf docs/api/generated
+	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 lint: $(VENV)/.dev ## style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -76,6 +81,7 @@ wheel: $(VENV)/.runtime ## one wheel in dist/, for every Python and every torch 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(PURE) build dist *.egg-info torchconv/_C.so torchconv/_C.txt demo.png
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf docs/_build docs/api/generated docs/tutorials
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:
@@ -94,6 +100,10 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style,dev,bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(VENV)/bin/python $(PIP) install --no-build-isolation -e '.[style,dev,docs]'
 	@touch $@
 
 $(PURE)/bin/pip:
