@@ -20,7 +20,7 @@ C3_INPUTS = (
     (0, 1, 2, 3, 4, 5),
 )  # fmt: skip
 
-# Fig. 3: what F6 is to draw for 0 to 9, in 7×12 pixels. The bar on top is the paper's too.
+# Fig. 3, as public copies transcribe it: what F6 is to draw for 0 to 9, in 7×12 pixels.
 DIGITS = """
 .#####.  ...##..  .#####.  #######  .#####.  .#####.  ..####.  #######  .#####.  .#####.
 .......  ..###..  .......  .....##  .......  .......  .##....  .....##  ##...##  ##..###
