@@ -6,6 +6,7 @@
 #include "common.h"
 #include "cpu/blocks.h"
 #include "cpu/isa.h"
+#include "cpu/tensors.h"
 
 STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("conv(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
@@ -34,6 +35,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("set_isa(str name) -> ()");
+  m.def("empty(SymInt[] size, ScalarType dtype, bool channels_last) -> Tensor");
   m.def("empty_cache() -> ()");
 }
 
@@ -49,6 +51,12 @@ std::string available_isas() {
 
 void set_isa(std::string name) { torchconv::set_isa(name); }
 
+torchconv::Tensor empty(torchconv::Ints size, torchconv::ScalarType dtype, bool channels_last) {
+  torchconv::checked_volume("empty", size);
+  torchconv::expect_format("empty", size, channels_last);
+  return torchconv::empty(size, dtype, channels_last);
+}
+
 void empty_cache() { torchconv::Blocks::empty(); }
 
 }  // namespace
@@ -57,5 +65,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("set_isa", TORCH_BOX(&set_isa));
+  m.impl("empty", TORCH_BOX(&empty));
   m.impl("empty_cache", TORCH_BOX(&empty_cache));
 }

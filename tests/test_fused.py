@@ -266,24 +266,33 @@ def test_rectify_is_the_reference_s(dtype: torch.dtype, count: int) -> None:
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_the_gradient_in_bands_is_the_whole_one(data: st.DataObject) -> None:
+def test_bands_are_the_whole(data: st.DataObject) -> None:
     def draw(least: int, most: int) -> int:
         return data.draw(st.integers(least, most))
 
-    groups, stride = draw(1, 2), draw(1, 3)
-    kernel, dilation = (draw(1, 4), draw(1, 3)), (draw(1, 2), 1)
+    groups, width, dilation = draw(1, 2), draw(3, 7), (draw(1, 2), 1)
+    outputs = data.draw(st.sampled_from([3, 64])) * groups  # of the latter, a row's signs are whole words
     geometry = {"padding": (draw(0, 5), draw(0, 2)), "dilation": dilation, "groups": groups}
-    x = torch.randn(draw(1, 2), 2 * groups, draw(1, 19), draw(3, 7), dtype=torch.float64)
+    x = torch.randn(draw(1, 2), 2 * groups, draw(1, 19), width, dtype=torch.float64)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    w = torch.randn(3 * groups, 2, *kernel, dtype=torch.float64)
-    pool = {"pool_kernel_size": (stride, 1)}
+    w = torch.randn(outputs, 2, draw(1, 4), draw(1, 3), dtype=torch.float64)
+    bias = torch.randn(outputs, dtype=torch.float64)
+    pool = data.draw(
+        st.none()
+        | st.fixed_dictionaries(
+            {"pool_kernel_size": st.tuples(st.integers(1, 3), st.just(1)), "ceil_mode": st.booleans()}
+        )
+    )
     try:
-        expected = pieces(pool)(x, w, **geometry)
+        expected = pieces(pool)(x, w, bias, **geometry)
     except RuntimeError:
         return
     grad_output = torch.randn_like(expected)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "LARGE", 0)
-        patch.setattr(bands, "BAND", draw(1, 8) * 3 * groups * 8 * (x.shape[3]))
-        ours = grad(fused(pool)(x, w, **geometry), x, grad_output)
-    assert_close(ours, grad(expected, x, grad_output))
+        patch.setattr(bands, "BAND", draw(1, 8) * outputs * 8 * width)
+        ours = fused(pool)(x, w, bias, **geometry)
+        gradient = grad(ours, x, grad_output)
+    assert_close(ours, expected)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert_close(gradient, grad(expected, x, grad_output))

@@ -10,6 +10,7 @@ import torch
 import torchinfo
 import torchsummary
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 import torchconv
 from torchconv import models
@@ -205,6 +206,7 @@ def test_nothing_changes(milliseconds: bool) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+    assert not _has_any_global_hook()
 
 
 def test_clear_errors() -> None:

@@ -24,6 +24,11 @@ def empty(like: Tensor, size: Sequence[int], channels_last: bool = False, dtype:
     return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
 
 
+@torch.library.register_fake("torchconv::empty")
+def factory(size, dtype, channels_last):
+    return empty(torch.empty(0, dtype=dtype), size, channels_last)
+
+
 @torch.library.register_fake("torchconv::im2col")
 def im2col(input, kernel_size, stride, padding, dilation):
     size = output_size(input.shape[2:], kernel_size, stride, padding, dilation)

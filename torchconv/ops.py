@@ -78,6 +78,14 @@ def set_isa(name: str) -> None:
     torch.ops.torchconv.set_isa(name)
 
 
+def empty(like: Tensor, size: Ints, channels_last: bool) -> Tensor:
+    """An uninitialised tensor beside `like`; a large one in a block of our own, as the results of all ops."""
+    if _extension.LOADED and like.is_cpu:
+        return torch.ops.torchconv.empty.default(size, like.dtype, channels_last)
+    format = memory_format_of(len(size), channels_last)
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=format)
+
+
 def empty_cache() -> None:
     """Give the large blocks of memory that the kernels keep for reuse, at most 32 MiB, back to the system."""
     if _extension.LOADED:

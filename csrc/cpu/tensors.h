@@ -53,7 +53,7 @@ inline AtenTensorHandle in_block([[maybe_unused]] const Ints& sizes, [[maybe_unu
 }
 
 // Straight from the allocator: a call through the dispatcher takes as long as a small convolution.
-inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, std::optional<ScalarType> dtype = std::nullopt) {
+inline Tensor empty(const Ints& sizes, ScalarType dtype, bool channels_last) {
   const int64_t rank = sizes.size();
   Ints strides(rank);
   int64_t step = 1;
@@ -64,11 +64,15 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, s
   if (channels_last) lay(1);
   for (int64_t d = rank - 1; d >= 0; d--)
     if (d != 1 || !channels_last) lay(d);
-  const auto type = static_cast<int32_t>(dtype.value_or(like.scalar_type()));
+  const auto type = static_cast<int32_t>(dtype);
   AtenTensorHandle handle = in_block(sizes, strides, type);
   if (handle == nullptr)
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), type, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, std::optional<ScalarType> dtype = std::nullopt) {
+  return empty(sizes, dtype.value_or(like.scalar_type()), channels_last);
 }
 
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

@@ -1,32 +1,68 @@
-"""The gradient of a pooled convolution in its input, some rows at a time.
+"""What surrounds a convolution's output, some rows at a time.
 
-Unpooled whole, the gradient of the convolution's output is as large as the largest activation. Of each band of rows it
-is made, used while it is in the cache, and forgotten.
+Whole, the output of a pooled convolution and its gradient are as large as the largest activation. Of each band of rows
+they are made, used while they are in the cache, and forgotten.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from torchconv import ops
+from torchconv import ops, reference
 from torchconv.autograd.conv import ConvGeometry
 from torchconv.autograd.transforms import Window
 
-LARGE = 1 << 25  # bytes of a convolution's output, of one picture, from which on it is worth it
-BAND = 1 << 23  # bytes of a band of it
+LARGE = 1 << 25  # bytes of a convolution's output from which on it is worth it
+BAND = 6 << 20  # bytes of a band of it
+WORD_BITS = 64  # of the signs
+
+# The gradient of the convolution's output in a picture's rows from one to before another: (1, O, rows, W).
+Rows = Callable[[int, int, int], Tensor]
 
 
-def serves(output: torch.Size, element_size: int, geometry: ConvGeometry, pool: Window) -> bool:
-    """Whether few rows of the gradients belong together, and are much less than all.
+def serves(output: torch.Size, element_size: int, geometry: ConvGeometry) -> bool:
+    """Whether the convolution's output, (N, O, H, W), is large, and a band much less than all."""
+    count = output.numel() * element_size
+    return set(geometry.stride) == {1} and count >= LARGE and count > BAND * output[0]
 
-    Args:
-        output: of the convolution, (N, O, H, W).
-        element_size: in bytes.
-        geometry: of the convolution.
-        pool: the windows of the pooling.
-    """
-    apart = pool.kernel_size == pool.stride and not any(pool.padding) and set(pool.dilation) == {1}
-    return apart and set(geometry.stride) == {1} and output[1:].numel() * element_size >= LARGE
+
+def are_apart(pool: Window) -> bool:
+    """Whether the pooling's windows lie side by side, so that bands can end between them."""
+    return pool.kernel_size == pool.stride and not any(pool.padding) and set(pool.dilation) == {1}
+
+
+def signs_serve(output: torch.Size) -> bool:
+    """Whether the signs of a row, channels-last, are whole words."""
+    return output[1] * output[3] % WORD_BITS == 0
+
+
+def conv_relu_pool(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    pool: Window,
+    ceil_mode: bool,
+    save_positions: bool,
+) -> tuple[Tensor, Tensor]:
+    """The pooled output and its positions, channels-last, where `serves` and `are_apart` say so."""
+    size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
+    stride, count = pool.stride[0], len(input)
+    height, width = (-(-n // step) if ceil_mode else n // step for n, step in zip(size, pool.stride, strict=True))
+    output = ops.empty(input, (count, weight.shape[0], height, width), True)
+    positions = None
+    rows = max(1, _rows(weight, size[1]) // stride)
+    for n in range(count):
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            values = _conv_rows(input[n : n + 1], weight, bias, geometry, first * stride, min(last * stride, size[0]))
+            ops.rectify_(values, False)
+            output[n : n + 1, :, first:last], found = ops.max_pool(values, *pool, ceil_mode, save_positions)
+            if save_positions:
+                positions = ops.empty(found, output.shape, True) if positions is None else positions
+                positions[n : n + 1, :, first:last] = found
+    return output, found if positions is None else positions
 
 
 def conv_pool_input(
@@ -38,7 +74,7 @@ def conv_pool_input(
     geometry: ConvGeometry,
     pool: Window,
 ) -> Tensor:
-    """`conv_input(max_pool_scatter(grad_output, positions), weight)`, where `serves` says so.
+    """`conv_input(max_pool_scatter(grad_output, positions), weight)`, where `serves` and `are_apart` say so.
 
     Args:
         grad_output, positions: of the pooling, (N, O, h, w), channels-last.
@@ -50,33 +86,97 @@ def conv_pool_input(
     Returns:
         (N, C, H, W), channels-last.
     """
-    size = (grad_output.shape[0], weight.shape[1] * geometry.groups, *input_size)
-    grad_input = torch.empty(
-        size, dtype=grad_output.dtype, device=grad_output.device, memory_format=torch.channels_last
-    )
-    reach, stride = geometry.dilation[0] * (weight.shape[2] - 1), pool.stride[0]
-    rows = max(1, BAND // (weight.shape[0] * output_size[1] * grad_output.element_size()))
+    stride = pool.stride[0]
+
+    def rows(n: int, first: int, last: int) -> Tensor:
+        windows = slice(first // stride, min(-(-last // stride), grad_output.shape[2]))
+        origin = windows.start * stride
+        if windows.start >= windows.stop:  # rows that no window reaches
+            return grad_output.new_zeros(1, weight.shape[0], last - first, output_size[1])
+        grads = ops.max_pool_scatter(
+            grad_output[n : n + 1, :, windows],
+            positions[n : n + 1, :, windows],
+            (max(windows.stop * stride, last) - origin, output_size[1]),
+            *pool,
+            channels_last=True,
+        )
+        return grads[:, :, first - origin : last - origin]
+
+    return _conv_input(rows, grad_output, weight, input_size, output_size, geometry)
+
+
+def conv_relu_input(
+    grad_output: Tensor,
+    signs: Tensor,
+    weight: Tensor,
+    input_size: torch.Size,
+    output_size: torch.Size,
+    geometry: ConvGeometry,
+) -> Tensor:
+    """`conv_input(rectify_input(grad_output, signs), weight)`, where `serves` and `signs_serve` say so.
+
+    Args and result as for `conv_pool_input`; the signs are those of a channels-last output.
+    """
+    words = weight.shape[0] * output_size[1] // WORD_BITS  # of a row
+
+    def rows(n: int, first: int, last: int) -> Tensor:
+        start = n * output_size[0]
+        part = signs[(start + first) * words : (start + last) * words]
+        return ops.rectify_input(grad_output[n : n + 1, :, first:last], part, True)
+
+    return _conv_input(rows, grad_output, weight, input_size, output_size, geometry)
+
+
+def _rows(weight: Tensor, width: int) -> int:
+    """How many rows of the convolution's output are a band."""
+    return max(1, BAND // (weight.shape[0] * width * weight.element_size()))
+
+
+def _padded(rows: Tensor, before: int, after: int) -> Tensor:
+    """(1, C, H, W) with so many rows of zeros around."""
+    if not before and not after:
+        return rows
+    height = rows.shape[2]
+    padded = ops.empty(rows, (1, rows.shape[1], before + height + after, rows.shape[3]), True)
+    padded[:, :, before : before + height] = rows
+    padded[:, :, :before] = 0
+    padded[:, :, before + height :] = 0
+    return padded
+
+
+def _conv_rows(
+    input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, first: int, last: int
+) -> Tensor:
+    """The rows of the convolution's output from `first` to before `last`, of one picture."""
+    begin = first - geometry.padding[0]
+    end = last - geometry.padding[0] + geometry.dilation[0] * (weight.shape[2] - 1)
+    top = min(max(begin, 0), input.shape[2])
+    bottom = max(min(end, input.shape[2]), top)
+    above = min(max(-begin, 0), end - begin)  # rows of padding; all are where it is wider than the band
+    below = end - begin - above - (bottom - top)
+    seen = _padded(input[:, :, top:bottom], above, below)
+    return ops.conv(seen, weight, bias, *geometry._replace(padding=(0, geometry.padding[1])))
+
+
+def _conv_input(
+    rows: Rows, like: Tensor, weight: Tensor, input_size: torch.Size, output_size: torch.Size, geometry: ConvGeometry
+) -> Tensor:
+    """The gradient of the input, from that of the output, band by band."""
+    size = (len(like), weight.shape[1] * geometry.groups, *input_size)
+    grad_input = ops.empty(like, size, True)
+    reach = geometry.dilation[0] * (weight.shape[2] - 1)
     # A band lies in an output of its own, which begins `reach` rows before what the padding would leave of it.
     local = geometry._replace(padding=(reach, geometry.padding[1]))
+    height = _rows(weight, output_size[1])
     for n in range(size[0]):
-        for begin in range(0, input_size[0], rows):
-            end = min(begin + rows, input_size[0])
+        for begin in range(0, input_size[0], height):
+            end = min(begin + height, input_size[0])
             # The output rows that see the band.
             first, last = begin + geometry.padding[0] - reach, end + geometry.padding[0]
-            inside = max(first, 0), min(last, output_size[0])
-            windows = slice(inside[0] // stride, min(-(-inside[1] // stride), grad_output.shape[2]))
-            if inside[0] >= inside[1] or windows.start >= windows.stop:
+            top, bottom = max(first, 0), min(last, output_size[0])
+            if top >= bottom:
                 grad_input[n, :, begin:end] = 0
                 continue
-            origin = windows.start * stride
-            grads = ops.max_pool_scatter(
-                grad_output[n : n + 1, :, windows],
-                positions[n : n + 1, :, windows],
-                (max(windows.stop * stride, inside[1]) - origin, output_size[1]),
-                *pool,
-                channels_last=True,
-            )[:, :, inside[0] - origin : inside[1] - origin]
-            if inside != (first, last):
-                grads = pad(grads, (0, 0, inside[0] - first, last - inside[1]))
+            grads = _padded(rows(n, top, bottom), top - first, last - bottom)
             grad_input[n : n + 1, :, begin:end] = ops.conv_input(grads, weight, (end - begin, input_size[1]), *local)
     return grad_input

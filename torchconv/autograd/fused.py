@@ -70,6 +70,10 @@ class ConvReLU(Function):
         if grad_output is None:
             return (None,) * 5
         input, weight, signs = ctx.saved_tensors
+        size = grad_output.shape
+        if _only_input(ctx, size, grad_output) and bands.signs_serve(size):
+            grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
+            return grad_input, *(None,) * 4
         return *conv_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
 
 
@@ -86,10 +90,15 @@ class ConvReLUPool(Function):
         pool: Window,
         ceil_mode: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = ops.conv(input, weight, bias, *geometry)
-        ops.rectify_(values, False)
-        kernel_size, stride, padding, dilation = pool
-        output, positions = ops.max_pool(values, kernel_size, stride, padding, dilation, ceil_mode, save)
+        size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
+        shape = torch.Size((len(input), len(weight), *size))
+        large = bands.serves(shape, input.element_size(), geometry) and ops.is_channels_last(input)
+        if large and bands.are_apart(pool):
+            output, positions = bands.conv_relu_pool(input, weight, bias, geometry, pool, ceil_mode, save)
+        else:
+            values = ops.conv(input, weight, bias, *geometry)
+            ops.rectify_(values, False)
+            output, positions = ops.max_pool(values, *pool, ceil_mode, save)
         return output, ops.rectify_(output, save), positions
 
     @staticmethod
@@ -107,12 +116,17 @@ class ConvReLUPool(Function):
         input, weight, signs, positions = ctx.saved_tensors
         grad = rectify_input(grad_output, signs, ctx.channels_last)
         size = torch.Size((*grad.shape[:2], *ctx.conv_size))
-        only_input = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
-        if only_input and ctx.channels_last and bands.serves(size, grad.element_size(), ctx.geometry, ctx.pool):
+        if _only_input(ctx, size, grad) and bands.are_apart(ctx.pool):
             args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
             return bands.conv_pool_input(*args), *(None,) * 6
         grad = max_pool_scatter(grad, positions, ctx.conv_size, ctx.pool, ctx.channels_last)
         return *conv_grads(ctx, input, weight, grad), None, None, None, None
+
+
+def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
+    """Whether nothing but the input's gradient is asked for, which is then made in bands where they serve."""
+    only = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
+    return only and ctx.channels_last and bands.serves(output, grad.element_size(), ctx.geometry)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -130,16 +129,16 @@ def _calls(model: nn.Module, observers: Sequence[Observer]) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
-        if module in names:
-            for observer in observers:
-                observer.enter(names[module], module)
+        for observer in observers:
+            observer.enter(names[module], module)
 
     def leave(module: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
-        if module in names:
-            for observer in observers:
-                observer.leave(names[module], module, tensors_in((inputs, keywords)), tensors_in(output))
+        for observer in observers:
+            observer.leave(names[module], module, tensors_in((inputs, keywords)), tensors_in(output))
 
+    # A hook on all modules at once that takes keywords would leave a trace in torch when it is removed.
     with ExitStack() as hooks:
-        for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)):
-            hooks.callback(handle.remove)
+        for module in names:
+            hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+            hooks.callback(module.register_forward_hook(leave, prepend=True, with_kwargs=True).remove)
         yield
