@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE))  # for gallery_figures
 project = "torchconv"
 author = "torchconv contributors"
 copyright = author
-version = release = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+version = release = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 extensions = [
     "myst_parser",

@@ -70,7 +70,7 @@ def number(most: float = float("inf"), zero: bool = True) -> Any:
 class Parser(argparse.ArgumentParser):
     """One line for an error, as everywhere in this program."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

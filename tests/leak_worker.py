@@ -3,14 +3,12 @@
 python tests/leak_worker.py train|style|fail
 """
 
-import ctypes
-import gc
 import sys
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import torch
+from memory_worker import give_back, resident
 from networks import lenet
 from torch import Tensor, nn
 
@@ -70,23 +68,16 @@ def style() -> Callable[[], None]:
     return step
 
 
-def resident() -> int:
-    gc.collect()
-    torchconv.empty_cache()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
-        libc.malloc_trim(0)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-
-
 def main() -> None:
     step = {"train": train, "style": style, "fail": fail}[sys.argv[1]]()
     for _ in range(SETTLE):
         step()
-    settled = resident()
+    give_back()
+    settled = resident("VmRSS")
     for _ in range(STEPS):
         step()
-    print(settled, resident())
+    give_back()
+    print(settled, resident("VmRSS"))
 
 
 if __name__ == "__main__":

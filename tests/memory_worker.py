@@ -43,10 +43,16 @@ def resident(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def growth(model: nn.Module, input: Tensor) -> int:
+def give_back() -> None:
+    """Give the system all memory that is free."""
     gc.collect()
     torchconv.empty_cache()
-    ctypes.CDLL(None).malloc_trim(0)
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
+
+
+def growth(model: nn.Module, input: Tensor) -> int:
+    give_back()
     (PROCESS / "clear_refs").write_text("5")  # VmHWM starts again from VmRSS
     before = resident("VmRSS")
     step(model, input)

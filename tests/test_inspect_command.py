@@ -101,7 +101,7 @@ def test_weights_bring_their_number_of_classes(tmp_path: Path, checkpoint: Path)
     torch.save(trained, tmp_path / "state.pt")
     assert make_model("modern-lenet5", str(tmp_path / "state.pt")).state_dict().keys() == trained.keys()
     torch.save(models.SimpleConvNet(output_size=5).state_dict(), tmp_path / "simple.pt")
-    assert make_model("simple-convnet", str(tmp_path / "simple.pt")).affine2.out_features == 5  # type: ignore[union-attr]
+    assert make_model("simple-convnet", str(tmp_path / "simple.pt")).affine2.out_features == 5
 
 
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -> None:

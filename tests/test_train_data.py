@@ -129,7 +129,7 @@ def failing_download(folder: Path, download: bool) -> None:
 def test_without_files_and_download_the_offline_source_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchvision: object, name: str, source: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision)
     monkeypatch.setattr(data, "PUBLISHED", {k: data.replace(v, system=None) for k, v in data.PUBLISHED.items()})
     with pytest.raises((ModuleNotFoundError, OSError), match=source) as caught:
         data.load(name, tmp_path, IMAGES, 0)
@@ -138,7 +138,7 @@ def test_without_files_and_download_the_offline_source_is_named(
 
 def test_torchvision_downloads_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(MNIST=lambda folder, download: write(folder / "MNIST" / "raw", ".gz"))
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
     assert len(data.load("mnist", tmp_path, IMAGES, 0).train) == 5
 
 

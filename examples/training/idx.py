@@ -26,7 +26,7 @@ def read_idx(path: Path, kind: str) -> Tensor:
     try:
         with path.open("rb") as file:
             zipped = file.peek(2)[:2] == b"\x1f\x8b"
-            return _read(io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file, path, AXES[kind])  # type: ignore[arg-type]
+            return _read(io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file, path, AXES[kind])
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: damaged gzip file ({error})") from None
     except FileNotFoundError:

@@ -51,7 +51,7 @@ class Trainer:
     ) -> None:
         self.settings, self.processes, self.shape, self.data = settings, processes, shape, data
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = network.to(processes.device, memory_format=self.format)  # type: ignore[call-overload]
+        self.network = network.to(processes.device, memory_format=self.format)
         self.wrapped = processes.wrap(self.network)
         self.optimizer = make_optimizer(self.network, settings)
         self.progress = Progress()

@@ -164,7 +164,7 @@ def build(model: str, classes: int, norm: str, layers: str) -> nn.Module:
         torchconv.revert(network)
         for layer in network.modules():
             if isinstance(layer, SparseConv2d):  # has no twin in torch.nn, only another convolution inside
-                layer._conv_forward = MethodType(_torch_sparse, layer)  # type: ignore[method-assign]
+                layer._conv_forward = MethodType(_torch_sparse, layer)
     return network
 
 
