@@ -115,16 +115,17 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
          positions >= 16 * WINOGRAD_TILES;
 }
 
-// Whether the kernel covers the input at once. The taps of a channel are then channels like others, and the convolution is a product
-// of matrices.
-bool is_product(const Problem& p) {
+// Whether the kernel covers the input at once, and `other` lies in the order of the result. The taps of a channel are then channels
+// like others, and the convolution is a product of matrices; in channels-last order those of one group aren't side by side.
+bool is_product(const Problem& p, const Tensor& other, bool channels_last) {
   const Window& w = p.window;
-  return p.groups == 1 && w.kernel == w.input && w.dilation == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0};
+  const bool covers = w.kernel == w.input && w.dilation == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0};
+  return covers && (channels_last ? p.groups == 1 && is_channels_last(other) : other.is_contiguous());
 }
 
 Problem as_product(const Problem& p) {
   const Extent one{1, 1, 1};
-  return {p.rank, p.batch, 1, p.in * volume(p.window.kernel), p.out, {one, one, one, one, {0, 0, 0}, one}};
+  return {p.rank, p.batch, p.groups, p.in * volume(p.window.kernel), p.out, {one, one, one, one, {0, 0, 0}, one}};
 }
 
 Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
@@ -193,7 +194,7 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightView<T> view = weight_view<T>(p, weight);
     std::swap(view.in_step, view.out_step);
-    if (is_product(p) && (channels_last ? is_channels_last(weight) : weight.is_contiguous())) {  // the weight's order is the result's
+    if (is_product(p, weight, channels_last)) {
       const ChannelsLast<T> from(grad_output);
       view.out_step = 1;
       return for_each_phase(as_product(p), view, [&](GatherConv<T>& g) {
@@ -254,6 +255,12 @@ Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stri
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
                        weight_view<T>(p, grad_weight)};
+    if (is_product(p, input, channels_last)) {
+      const ChannelsLast<T> g(grad_output);
+      const Problem product = as_product(p);
+      return kernel.weight_grad({p.batch, p.groups, product.in, p.out, product.window, static_cast<const T*>(input.data_ptr()), g.data(),
+                                 grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
+    }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
     if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
       return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));

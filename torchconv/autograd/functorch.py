@@ -2,12 +2,12 @@
 
 The general rule must take arguments of any structure: at each level it walks through them with pytree some ten times,
 makes a class and binds a signature, 0.3 ms in all, which is more than a small convolution takes. Our Functions take
-tensors and constants, flat, never return an argument, and define `vmap`; so that each level is one loop over the
-arguments. The names are torch's own internals, the same from 2.10 on; tests/test_transforms.py would see them change.
+tensors, then constants, flat, never return an argument, and define `vmap`; so that each level is one loop over the
+tensors. The names are torch's own internals, the same from 2.10 on; tests/test_transforms.py would see them change.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ from torch.autograd.function import _SingleLevelFunction
 _VMAP, _GRAD, _JVP = (int(kind.value) for kind in (TransformType.Vmap, TransformType.Grad, TransformType.Jvp))
 
 
-def is_recorded(args: list[Any]) -> bool:
+def is_recorded(args: Iterable[Any]) -> bool:
     """Whether a gradient or a tangent is to pass through what is computed of these."""
-    needed = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
-    return needed or forward_ad._current_level >= 0
+    if torch.is_grad_enabled():
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.requires_grad:
+                return True
+    return forward_ad._current_level >= 0
 
 
 def recorded_by_a_level(function: type[Function]) -> Any:
@@ -43,33 +46,45 @@ def recorded_by_a_level(function: type[Function]) -> Any:
     return type(function.__name__, (_SingleLevelFunction,), methods)
 
 
-def transformed(function: type[Function], recorded: Any, args: list[Any], apply: Callable[..., Any]) -> Any:
-    """What `function` gives inside of a transform; `apply` is what calls it at the next level."""
+class Forms(NamedTuple):
+    """A Function as it is defined, as it runs outside of all transforms, and as one level of them records it."""
+
+    defined: type[Function]
+    eager: Any
+    recorded: Any
+
+
+def applied(forms: Forms, tensors: Sequence[Tensor | None], constants: tuple[Any, ...]) -> Any:
+    """What a Function gives, by the rules of the transform that it is called in, if any."""
+    if not torch._C._are_functorch_transforms_active():
+        call = forms.eager.apply if is_recorded(tensors) else forms.defined.forward
+        return call(*tensors, *constants)
     interpreter: Any = functorch.peek_interpreter_stack()
     kind, level = int(interpreter.key()), interpreter.level()
     if kind == _VMAP:
-        return _batched(function, args, apply, level)
+        return _batched(forms, tensors, constants, level)
     if kind == _GRAD:
-        return _differentiated(recorded, args, apply, level, CGradInterpreterPtr(interpreter))
+        return _differentiated(forms, tensors, constants, level, CGradInterpreterPtr(interpreter))
     if kind == _JVP:
-        return _differentiated(recorded, args, apply, level, CJvpInterpreterPtr(interpreter))
-    return function.apply(*args)
+        return _differentiated(forms, tensors, constants, level, CJvpInterpreterPtr(interpreter))
+    return forms.defined.apply(*tensors, *constants)
 
 
 def _differentiated(
-    recorded: Any,
-    args: list[Any],
-    apply: Callable[..., Any],
+    forms: Forms,
+    tensors: Sequence[Tensor | None],
+    constants: tuple[Any, ...],
     level: int,
     interpreter: CGradInterpreterPtr | CJvpInterpreterPtr,
 ) -> Any:
     """One level of grad or jvp: what the next level gives, recorded at this one."""
-    inside, lifted = [], []
-    for arg in args:
-        value = functorch._unwrap_for_grad(arg, level) if isinstance(arg, Tensor) else arg
+    inside: list[Tensor | None] = []
+    lifted: list[Tensor | None] = []
+    for tensor in tensors:
+        value = None if tensor is None else functorch._unwrap_for_grad(tensor, level)
         inside.append(value)
         # A tensor of an outer level is a constant at this one, whatever gradient it needs there.
-        lifted.append(interpreter.lift(arg) if value is arg and isinstance(arg, Tensor) else arg)
+        lifted.append(interpreter.lift(tensor) if value is tensor and value is not None else tensor)
     # The next level differentiates as it did where this one began.
     if isinstance(interpreter, CGradInterpreterPtr):
         switch, on, before = torch._C._set_grad_enabled, torch.is_grad_enabled(), interpreter.prevGradMode()
@@ -79,7 +94,7 @@ def _differentiated(
     switch(on and before)
     below = functorch.pop_dynamic_layer_stack()
     try:
-        output = apply(*inside)
+        output = applied(forms, inside, constants)
     finally:
         functorch.push_dynamic_layer_stack(below)
         switch(on)
@@ -92,24 +107,30 @@ def _differentiated(
     allowed = functorch.get_single_level_autograd_function_allowed()
     functorch.set_single_level_autograd_function_allowed(True)
     try:
-        return recorded.apply(*lifted, (output,))
+        return forms.recorded.apply(*lifted, *constants, (output,))
     finally:
         functorch.set_single_level_autograd_function_allowed(allowed)
 
 
-def _batched(function: type[Function], args: list[Any], apply: Callable[..., Any], level: int) -> Any:
-    """One level of vmap: the rule of `function`, on the tensors inside."""
-    pairs = [functorch._unwrap_batched(arg, level) if isinstance(arg, Tensor) else (arg, None) for arg in args]
-    inside, dims = zip(*pairs, strict=True)
+def _batched(forms: Forms, tensors: Sequence[Tensor | None], constants: tuple[Any, ...], level: int) -> Any:
+    """One level of vmap: the rule of the Function, on the tensors inside."""
+    inside: list[Tensor | None] = []
+    dims: list[int | None] = []
+    info = None
+    for tensor in tensors:
+        if tensor is None:
+            value, dim = None, None
+        else:
+            value, dim = functorch._unwrap_batched(tensor, level)
+            if dim is not None and info is None:
+                info = VmapInfo(value.shape[dim], "error")  # nothing here is random
+        inside.append(value)
+        dims.append(dim)
     below = functorch.pop_dynamic_layer_stack()
     try:
-        for value, dim in pairs:
-            if dim is not None:
-                info = VmapInfo(value.shape[dim], "error")  # nothing here is random
-                output, out_dims = function.vmap(info, dims, *inside)
-                break
-        else:
-            return apply(*args)
+        if info is None:
+            return applied(forms, tensors, constants)
+        output, out_dims = forms.defined.vmap(info, (*dims, *[None] * len(constants)), *inside, *constants)
     finally:
         functorch.push_dynamic_layer_stack(below)
     if isinstance(output, Tensor):

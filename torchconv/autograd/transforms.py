@@ -1,6 +1,7 @@
 """What all Functions share: the geometry of a window, and how they meet torch.compile and torch.vmap."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import Function
 
-from torchconv.autograd.functorch import is_recorded, recorded_by_a_level, transformed
+from torchconv.autograd.functorch import Forms, applied, recorded_by_a_level
 
 
 class Window(NamedTuple):
@@ -28,6 +29,8 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
 
     Function.apply binds a signature at every call where `setup_context` is apart from `forward`; outside of transforms
     the two are called as one.
+
+    Its arguments are tensors, or None for one, as `forward` is annotated, and then constants.
     """
 
     def forward(ctx: Any, *args: Any) -> Any:
@@ -37,8 +40,10 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
 
     together = {"forward": staticmethod(forward), "setup_context": Function.setup_context}
     eager: Any = type(function.__name__, (function,), together)
-    recorded = recorded_by_a_level(function)
+    forms = Forms(function, eager, recorded_by_a_level(function))
     traced: Any = type(f"Traced{function.__name__}", (function,), {"jvp": Function.jvp})
+    parameters = signature(function.forward).parameters.values()
+    tensors = sum(parameter.annotation in (Tensor, Tensor | None) for parameter in parameters)
 
     def apply(*args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -48,10 +53,8 @@ def differentiable(function: type[Function]) -> Callable[..., Any]:
                 distinct.append(arg.view_as(arg) if repeated else arg)
             return traced.apply(*distinct)
         # A backward pass may have saved tensors of a level that has ended.
-        living = [functorch.unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        if torch._C._are_functorch_transforms_active():
-            return transformed(function, recorded, living, apply)
-        return eager.apply(*living) if is_recorded(living) else function.forward(*living)
+        living = [arg if arg is None else functorch.unwrap_if_dead(arg) for arg in args[:tensors]]
+        return applied(forms, living, args[tensors:])
 
     return apply
 
@@ -78,9 +81,9 @@ def into_channels(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def out_of_batch(tensor: Tensor, size: int) -> Tensor:
     """Undoes `into_batch`: (B * N, ...) to (B, N, ...)."""
-    return tensor.unflatten(0, (size, tensor.shape[0] // size))
+    return tensor.view(size, tensor.shape[0] // size, *tensor.shape[1:])
 
 
 def out_of_channels(tensor: Tensor, size: int) -> Tensor:
     """Undoes `into_channels`: (N, B * C, ...) to (N, B, C, ...)."""
-    return tensor.unflatten(1, (size, tensor.shape[1] // size))
+    return tensor.view(tensor.shape[0], size, tensor.shape[1] // size, *tensor.shape[2:])
