@@ -18,6 +18,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
+#if defined(__CUDACC__)
+#define TORCHCONV_HD __host__ __device__ inline
+#else
+#define TORCHCONV_HD inline
+#endif
+
 constexpr int RANK = 3;
 using Extent = std::array<int64_t, RANK>;  // depth, height, width
 
@@ -28,6 +34,70 @@ inline int64_t volume(const Extent& e) { return e[0] * e[1] * e[2]; }
 struct Window {
   Extent input{}, output{}, kernel{}, stride{}, padding{}, dilation{};
 };
+
+// The same as plain arrays of the index type that a GPU is fast with.
+template <class Index>
+struct Sliding {
+  Index input[RANK], output[RANK], kernel[RANK], stride[RANK], padding[RANK], dilation[RANK];
+
+  explicit Sliding(const Window& w) {
+    for (int i = 0; i < RANK; i++) {
+      input[i] = static_cast<Index>(w.input[i]);
+      output[i] = static_cast<Index>(w.output[i]);
+      kernel[i] = static_cast<Index>(w.kernel[i]);
+      stride[i] = static_cast<Index>(w.stride[i]);
+      padding[i] = static_cast<Index>(w.padding[i]);
+      dilation[i] = static_cast<Index>(w.dilation[i]);
+    }
+  }
+};
+
+template <class Index>
+TORCHCONV_HD Index volume(const Index (&e)[RANK]) { return e[0] * e[1] * e[2]; }
+
+// Where something begins and ends.
+template <class Index>
+struct SpanOf {
+  Index begin, end;
+};
+using Span = SpanOf<int64_t>;
+
+template <class Index>
+TORCHCONV_HD Index smaller(Index a, Index b) { return a < b ? a : b; }
+template <class Index>
+TORCHCONV_HD Index larger(Index a, Index b) { return a > b ? a : b; }
+
+// The inputs under position o of a window of dilation 1.
+template <class Index>
+TORCHCONV_HD SpanOf<Index> inputs_under(const Sliding<Index>& w, int i, Index o) {
+  const Index start = o * w.stride[i] - w.padding[i];
+  return {larger<Index>(start, 0), smaller<Index>(start + w.kernel[i], w.input[i])};
+}
+
+// The positions whose window spans input x. With dilation, x is under a tap of one only where tap * dilation is
+// x + padding - position * stride.
+template <class Index>
+TORCHCONV_HD SpanOf<Index> positions_over(const Sliding<Index>& w, int i, Index x) {
+  const Index reach = x + w.padding[i], first = reach - w.dilation[i] * (w.kernel[i] - 1);
+  const Index begin = first > 0 ? (first + w.stride[i] - 1) / w.stride[i] : 0;
+  return {begin, larger(begin, smaller<Index>(reach / w.stride[i] + 1, w.output[i]))};
+}
+
+// The tap of the window at position o, one of those, that is over input x; -1 where dilation leaves it out.
+template <class Index>
+TORCHCONV_HD Index tap_over(const Sliding<Index>& w, int i, Index x, Index o) {
+  const Index reach = x + w.padding[i] - o * w.stride[i];
+  if (w.dilation[i] == 1) return reach;
+  return reach % w.dilation[i] == 0 ? reach / w.dilation[i] : -1;
+}
+
+// Part o of `from` inputs that `to` boxes share out evenly: floor(o * from / to) to ceil((o + 1) * from / to). The boxes that hold
+// an input are found by the same rule with `from` and `to` changed round: o * from / to < x + 1 is o < (x + 1) * to / from.
+template <class Index>
+TORCHCONV_HD SpanOf<Index> share(Index o, Index from, Index to) {
+  const int64_t part = o;
+  return {static_cast<Index>(part * from / to), static_cast<Index>(((part + 1) * from + to - 1) / to)};
+}
 
 #define TORCHCONV_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
 
@@ -115,10 +185,6 @@ inline void expect_sizes(const char* op, const char* name, const Tensor& t, cons
   const auto sizes = t.sizes();
   const Ints got(sizes.begin(), sizes.end());
   TORCHCONV_CHECK(got == expected, op, ": ", name, " has shape ", to_string(got), ", expected ", to_string(expected));
-}
-
-inline void expect_cpu(const char* op, const char* name, const Tensor& t) {
-  TORCHCONV_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
 }
 
 }  // namespace torchconv

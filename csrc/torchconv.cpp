@@ -4,9 +4,8 @@
 // Tensors are (batch, channels, 1 to 3 spatial dimensions); the lists have a value per spatial dimension. `channels_last`
 // is the memory format of the result.
 #include "common.h"
-#include "cpu/blocks.h"
 #include "cpu/isa.h"
-#include "cpu/tensors.h"
+#include "tensors.h"
 
 STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("conv(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
@@ -23,7 +22,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
         "bool channels_last) -> Tensor");
   m.def("max_pool_scatter(Tensor grad_output, Tensor positions, SymInt[] input_size, int[] kernel_size, int[] stride, "
         "int[] padding, int[] dilation, bool channels_last) -> Tensor");
-  m.def("rectify_(Tensor(a!) values, bool save_signs) -> Tensor");
+  m.def("rectify_(Tensor(a!) values, Tensor? bias, bool save_signs) -> Tensor");
   m.def("rectify_input(Tensor grad_output, Tensor signs, bool channels_last) -> Tensor");
   m.def("avg_pool(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
         "int? divisor_override, bool channels_last) -> Tensor");

@@ -255,13 +255,13 @@ def test_rectify_is_the_reference_s(dtype: torch.dtype, count: int) -> None:
     values[::5] = special.repeat(count)[: len(values[::5])]
     grad_output = torch.randn(count, dtype=dtype)
     ours, theirs = values.clone(), values.clone()
-    signs, expected = torchconv.ops.rectify_(ours, True), reference.rectify_(theirs)
+    signs, expected = torchconv.ops.rectify_(ours, None, True), reference.rectify_(theirs)
     assert torch.equal(signs, expected)
     assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(ours.signbit(), torch.relu(values).signbit())
     gradient = torchconv.ops.rectify_input(grad_output, signs, False)
     assert torch.equal(gradient, reference.rectify_input(grad_output, expected))
-    assert torchconv.ops.rectify_(values.clone(), False).numel() == 0
+    assert torchconv.ops.rectify_(values.clone(), None, False).numel() == 0
 
 
 @settings(deadline=None)
@@ -296,3 +296,12 @@ def test_bands_are_the_whole(data: st.DataObject) -> None:
     assert_close(ours, expected)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert_close(gradient, grad(expected, x, grad_output))
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rectify_adds_the_bias_of_each_channel(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    values, bias = torch.randn(3, 7, 5, 6, dtype=dtype).contiguous(memory_format=layout), torch.randn(7, dtype=dtype)
+    ours, theirs = values.clone(), values.clone()
+    assert torch.equal(torchconv.ops.rectify_(ours, bias, True), reference.rectify_(theirs, bias))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, torch.relu(values + bias.view(-1, 1, 1)))

@@ -76,7 +76,7 @@ def max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, pa
 
 
 @torch.library.register_fake("torchconv::rectify_")
-def rectify_(values, save_signs):
+def rectify_(values, bias, save_signs):
     return empty(values, [(values.numel() + 63) // 64 if save_signs else 0], False, torch.int64)
 
 

@@ -7,7 +7,7 @@ also at `torch.ops.torchconv`, with fake kernels for tracing.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,23 @@ Ints = Sequence[int]
 
 ALGORITHMS = ("auto", "im2col", "winograd", "reference")
 
-_CONV_DTYPES = (torch.float32, torch.float64)
-_MOVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+class Served(NamedTuple):
+    """The dtypes that compiled kernels take on one kind of device."""
+
+    convolutions: tuple[torch.dtype, ...] = ()
+    columns: tuple[torch.dtype, ...] = ()
+    pooling: tuple[torch.dtype, ...] = ()
+    activations: tuple[torch.dtype, ...] = ()
+
+
+_REAL = (torch.float32, torch.float64)
+_ALL_REAL = (*_REAL, torch.bfloat16, torch.float16)
+_ALL = (*_ALL_REAL, torch.complex64, torch.complex128)
+_CPU = Served(_REAL, _ALL_REAL, _ALL_REAL, _REAL) if _extension.LOADED else Served()
+_CUDA = Served(_ALL, _ALL, _ALL_REAL, _ALL_REAL) if _extension.CUDA else Served()
+_NOWHERE = Served()
+_kernels: Any = torch.ops.torchconv
 
 
 def _checked_algorithm(name: str, source: str) -> str:
@@ -92,8 +107,9 @@ def empty_cache() -> None:
         torch.ops.torchconv.empty_cache()
 
 
-def _compiled(tensor: Tensor, algorithm: str, dtypes: tuple[torch.dtype, ...]) -> bool:
-    return _extension.LOADED and algorithm != "reference" and tensor.is_cpu and tensor.dtype in dtypes
+def _compiled(tensor: Tensor, algorithm: str, family: str) -> bool:
+    served = _CPU if tensor.is_cpu else _CUDA if tensor.is_cuda else _NOWHERE
+    return algorithm != "reference" and tensor.dtype in getattr(served, family)
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -139,18 +155,20 @@ def _full_precision(function: Callable[..., Tensor], input: Tensor, *args: Any) 
         return function(input, *args)
 
 
-# What convolutions of 16-bit numbers are computed in, to be rounded once.
+# What convolutions of 16-bit numbers are computed in, to be rounded once, where no kernel takes them.
 _WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.complex32: torch.complex64}
 
 
-def _wide(first: Tensor, second: Tensor) -> torch.dtype | None:
-    return _WIDE.get(first.dtype) if second.dtype == first.dtype else None
+def _wide(first: Tensor, second: Tensor, algorithm: str) -> torch.dtype | None:
+    if first.dtype not in _WIDE or second.dtype != first.dtype or _compiled(first, algorithm, "convolutions"):
+        return None
+    return _WIDE[first.dtype]
 
 
 def im2col(input: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Tensor:
     """See `torchconv.reference.im2col`."""
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.im2col.default(input, kernel_size, stride, padding, dilation)
+    if _compiled(input, _algorithm, "columns"):
+        return _kernels.im2col.default(input, kernel_size, stride, padding, dilation)
     return reference.im2col(input, kernel_size, stride, padding, dilation)
 
 
@@ -158,8 +176,8 @@ def col2im(
     columns: Tensor, output_size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints
 ) -> Tensor:
     """See `torchconv.reference.col2im`."""
-    if _compiled(columns, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.col2im.default(columns, output_size, kernel_size, stride, padding, dilation)
+    if _compiled(columns, _algorithm, "columns"):
+        return _kernels.col2im.default(columns, output_size, kernel_size, stride, padding, dilation)
     return reference.col2im(columns, output_size, kernel_size, stride, padding, dilation)
 
 
@@ -173,14 +191,14 @@ def conv(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    """See `torchconv.reference.conv`. 16-bit types are computed in float32 and rounded once."""
-    if dtype := _wide(input, weight):
+    """See `torchconv.reference.conv`. Sums of 16-bit types are float32, rounded once."""
+    if dtype := _wide(input, weight, algorithm):
         wide_bias = None if bias is None else bias.to(dtype)
         wide = conv(input.to(dtype), weight.to(dtype), wide_bias, stride, padding, dilation, groups, algorithm)
         return wide.to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(weight)
-    if _compiled(input, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv.default(
+    if _compiled(input, algorithm, "convolutions"):
+        return _kernels.conv.default(
             input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last
         )
     return _in_format(
@@ -198,13 +216,13 @@ def conv_input(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    """See `torchconv.reference.conv_input`. 16-bit types are computed in float32 and rounded once."""
-    if dtype := _wide(grad_output, weight):
+    """See `torchconv.reference.conv_input`. Sums of 16-bit types are float32, rounded once."""
+    if dtype := _wide(grad_output, weight, algorithm):
         args = (input_size, stride, padding, dilation, groups, algorithm)
         return conv_input(grad_output.to(dtype), weight.to(dtype), *args).to(grad_output.dtype)
     channels_last = is_channels_last(grad_output) or is_channels_last(weight)
-    if _compiled(grad_output, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv_input.default(
+    if _compiled(grad_output, algorithm, "convolutions"):
+        return _kernels.conv_input.default(
             grad_output, weight, input_size, stride, padding, dilation, groups, algorithm, channels_last
         )
     grad_input = _full_precision(
@@ -223,13 +241,13 @@ def conv_weight(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    """See `torchconv.reference.conv_weight`. 16-bit types are computed in float32 and rounded once."""
-    if dtype := _wide(input, grad_output):
+    """See `torchconv.reference.conv_weight`. Sums of 16-bit types are float32, rounded once."""
+    if dtype := _wide(input, grad_output, algorithm):
         args = (kernel_size, stride, padding, dilation, groups, algorithm)
         return conv_weight(input.to(dtype), grad_output.to(dtype), *args).to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(grad_output)
-    if _compiled(input, algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.conv_weight.default(
+    if _compiled(input, algorithm, "convolutions"):
+        return _kernels.conv_weight.default(
             input, grad_output, kernel_size, stride, padding, dilation, groups, algorithm, channels_last
         )
     grad_weight = _full_precision(
@@ -249,8 +267,8 @@ def max_pool(
 ) -> tuple[Tensor, Tensor]:
     """See `torchconv.reference.max_pool`; the positions are empty unless `save_positions`."""
     channels_last = is_channels_last(input)
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool.default(
+    if _compiled(input, _algorithm, "pooling"):
+        return _kernels.max_pool.default(
             input, kernel_size, stride, padding, dilation, ceil_mode, save_positions, channels_last
         )
     output, positions = reference.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
@@ -263,8 +281,8 @@ def max_pool_gather(
 ) -> Tensor:
     """See `torchconv.reference.max_pool_gather`."""
     channels_last = is_channels_last(input)
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool_gather.default(
+    if _compiled(input, _algorithm, "pooling"):
+        return _kernels.max_pool_gather.default(
             input, positions, kernel_size, stride, padding, dilation, channels_last
         )
     output = reference.max_pool_gather(input, positions, kernel_size, stride, padding, dilation)
@@ -282,26 +300,44 @@ def max_pool_scatter(
     channels_last: bool,
 ) -> Tensor:
     """See `torchconv.reference.max_pool_scatter`."""
-    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.max_pool_scatter.default(
+    if _compiled(grad_output, _algorithm, "pooling"):
+        return _kernels.max_pool_scatter.default(
             grad_output, positions, input_size, kernel_size, stride, padding, dilation, channels_last
         )
     grad_input = reference.max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, padding, dilation)
     return _in_format(grad_input, channels_last)
 
 
-def rectify_(values: Tensor, save_signs: bool) -> Tensor:
+def rectify_(values: Tensor, bias: Tensor | None, save_signs: bool) -> Tensor:
     """See `torchconv.reference.rectify_`; the signs are empty unless `save_signs`."""
-    if _compiled(values, _algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.rectify_.default(values, save_signs)
-    signs = reference.rectify_(values)
+    if _compiled(values, _algorithm, "activations"):
+        return _kernels.rectify_.default(values, bias, save_signs)
+    signs = reference.rectify_(values, bias)
     return signs if save_signs else signs.new_empty(0)
+
+
+def conv_relu(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+    save_signs: bool,
+) -> tuple[Tensor, Tensor]:
+    """`conv`, then `rectify_`."""
+    # On a GPU the bias comes with the ReLU, in one pass over what the matrix product left.
+    late = input.is_cuda
+    output = conv(input, weight, None if late else bias, stride, padding, dilation, groups, algorithm)
+    return output, rectify_(output, bias if late else None, save_signs)
 
 
 def rectify_input(grad_output: Tensor, signs: Tensor, channels_last: bool) -> Tensor:
     """See `torchconv.reference.rectify_input`; `channels_last` is what the rectified values were."""
-    if _compiled(grad_output, _algorithm, _CONV_DTYPES):
-        return torch.ops.torchconv.rectify_input.default(grad_output, signs, channels_last)
+    if _compiled(grad_output, _algorithm, "activations"):
+        return _kernels.rectify_input.default(grad_output, signs, channels_last)
     return reference.rectify_input(_in_format(grad_output, channels_last), signs)
 
 
@@ -317,8 +353,8 @@ def avg_pool(
 ) -> Tensor:
     """See `torchconv.reference.avg_pool`."""
     args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.avg_pool.default(input, *args, channels_last)
+    if _compiled(input, _algorithm, "pooling"):
+        return _kernels.avg_pool.default(input, *args, channels_last)
     return _in_format(reference.avg_pool(input, *args), channels_last)
 
 
@@ -335,30 +371,30 @@ def avg_pool_input(
 ) -> Tensor:
     """See `torchconv.reference.avg_pool_input`."""
     args = (input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.avg_pool_input.default(grad_output, *args, channels_last)
+    if _compiled(grad_output, _algorithm, "pooling"):
+        return _kernels.avg_pool_input.default(grad_output, *args, channels_last)
     return _in_format(reference.avg_pool_input(grad_output, *args), channels_last)
 
 
 def adaptive_avg_pool(input: Tensor, output_size: Ints, channels_last: bool) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool`."""
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_avg_pool.default(input, output_size, channels_last)
+    if _compiled(input, _algorithm, "pooling"):
+        return _kernels.adaptive_avg_pool.default(input, output_size, channels_last)
     return _in_format(reference.adaptive_avg_pool(input, output_size), channels_last)
 
 
 def adaptive_avg_pool_input(grad_output: Tensor, input_size: Ints, output_size: Ints, channels_last: bool) -> Tensor:
     """See `torchconv.reference.adaptive_avg_pool_input`; `output_size` is grad_output's own."""
-    if _compiled(grad_output, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_avg_pool_input.default(grad_output, input_size, channels_last)
+    if _compiled(grad_output, _algorithm, "pooling"):
+        return _kernels.adaptive_avg_pool_input.default(grad_output, input_size, channels_last)
     return _in_format(reference.adaptive_avg_pool_input(grad_output, input_size), channels_last)
 
 
 def adaptive_max_pool_indices(input: Tensor, output_size: Ints) -> Tensor:
     """See `torchconv.reference.adaptive_max_pool_indices`."""
     channels_last = is_channels_last(input)
-    if _compiled(input, _algorithm, _MOVE_DTYPES):
-        return torch.ops.torchconv.adaptive_max_pool_indices.default(input, output_size, channels_last)
+    if _compiled(input, _algorithm, "pooling"):
+        return _kernels.adaptive_max_pool_indices.default(input, output_size, channels_last)
     return _in_format(reference.adaptive_max_pool_indices(input, output_size), channels_last)
 
 

@@ -1,34 +1,7 @@
-// Where adaptive max pooling finds its maxima. Gathering there, and scattering back, is indexing, which torch has.
-#include <algorithm>
+#include "../ops/adaptive_max_pool.h"
 
-#include "boxes.h"
-#include "tensors.h"
+#include "cpu.h"
 
-namespace torchconv {
-namespace {
-
-Tensor adaptive_max_pool_indices(Tensor input, Ints output_size, bool channels_last) {
-  const char* op = "adaptive_max_pool_indices";
-  expect_cpu(op, "input", input);
-  const int64_t rank = spatial_rank(op, "input", input), batch = input.size(0), channels = input.size(1);
-  const Extent from = spatial_sizes(op, "input", input), to = extent(op, "output_size", output_size, rank, 0, 1);
-  TORCHCONV_CHECK(volume(from) > 0, op, ": the input has a spatial dimension of size 0");
-  const Ints sizes = tensor_sizes(batch, channels, to, rank);
-  expect_format(op, sizes, channels_last);
-  const bool no_elements = checked_volume(op, sizes) == 0;
-  Tensor index = empty(input, sizes, channels_last, ScalarType::Long);
-  if (no_elements) return index;
-  input = in_format(input, channels_last);
-  const Boxes boxes = adaptive_boxes(from, to);
-  dispatch<float, double, BFloat16, Half>(op, input, [&](auto zero) {
-    using T = decltype(zero);
-    std::get<BoxKernels<T>>(kernels()).argmax({batch, channels, boxes, channels_last, static_cast<const T*>(input.data_ptr()),
-                                               static_cast<int64_t*>(index.data_ptr())});
-  });
-  return index;
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("adaptive_max_pool_indices", TORCH_BOX(&torchconv::adaptive_max_pool_indices<torchconv::Cpu>));
 }
-
-}  // namespace
-}  // namespace torchconv
-
-STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) { m.impl("adaptive_max_pool_indices", TORCH_BOX(&torchconv::adaptive_max_pool_indices)); }

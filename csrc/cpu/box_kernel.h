@@ -23,9 +23,7 @@ inline void for_each_pixel(const Boxes& b, const BoxPosition& at, const Visit& v
 }
 
 template <class T>
-void box_sum_channels_last(const BoxSum<T>& p) {
-  const Boxes& b = p.boxes;
-  const Divisor& by = p.divisor;
+void box_sum_channels_last(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
   const int64_t C = p.channels, inputs = volume(b.input);
   torch::stable::parallel_for(0, p.batch * volume(b.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; q++) {
@@ -51,9 +49,7 @@ void box_sum_channels_last(const BoxSum<T>& p) {
 
 // Row by row: the lines of the boxes are added up first, then the spans of that one line.
 template <class T>
-void box_sum_contiguous(const BoxSum<T>& p) {
-  const Boxes& b = p.boxes;
-  const Divisor& by = p.divisor;
+void box_sum_contiguous(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
   const int64_t width = b.input[2], rows = p.batch * p.channels * b.output[0] * b.output[1];
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
     Scratch<wide<T>> line(width);
@@ -83,14 +79,13 @@ void box_sum_contiguous(const BoxSum<T>& p) {
 }
 
 template <class T>
-void box_sum(const BoxSum<T>& p) {
-  p.channels_last ? box_sum_channels_last(p) : box_sum_contiguous(p);
+void box_sum(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
+  p.channels_last ? box_sum_channels_last(p, b, by) : box_sum_contiguous(p, b, by);
 }
 
 // Ties go to the first maximum, a NaN wins (the last one, as in torch).
 template <class T>
-void box_argmax(const BoxArgmax<T>& p) {
-  const Boxes& b = p.boxes;
+void box_argmax(const BoxArgmax<T>& p, const Boxes& b) {
   // A contiguous picture is one of a single channel, as often as it has channels.
   const int64_t C = p.channels_last ? p.channels : 1, pictures = p.channels_last ? p.batch : p.batch * p.channels, inputs = volume(b.input);
   torch::stable::parallel_for(0, pictures * volume(b.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {

@@ -1,8 +1,7 @@
 // The three bilinear maps of convolution. Kernels work on channels-last activations; others are transposed on the way.
-#include "kernels.h"
-#include "phases.h"
+#include "../ops/conv.h"
+#include "cpu.h"
 #include "scratch.h"
-#include "tensors.h"
 
 namespace torchconv {
 namespace {
@@ -52,43 +51,6 @@ class ChannelsLastResult {
   std::optional<Scratch<T>> copy_;
 };
 
-Problem problem(const char* op, int64_t rank, int64_t batch, int64_t in_channels, int64_t out_channels, int64_t groups,
-                const Extent& input, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation) {
-  TORCHCONV_CHECK(groups > 0, op, ": groups is ", groups, ", expected 1 or more");
-  TORCHCONV_CHECK(in_channels % groups == 0 && out_channels % groups == 0, op, ": ", in_channels, " input and ", out_channels,
-                  " output channels are not both divisible by groups=", groups);
-  Problem p{rank, batch, groups, in_channels / groups, out_channels / groups, window(op, rank, input, kernel, stride, padding, dilation)};
-  set_output(op, p.window);
-  checked_volume(op, p.input_sizes());
-  checked_volume(op, p.weight_sizes());
-  checked_volume(op, p.output_sizes());
-  return p;
-}
-
-Ints kernel_sizes(const char* op, const Tensor& weight) {
-  spatial_rank(op, "weight", weight);
-  const auto sizes = weight.sizes();
-  return Ints(sizes.begin() + 2, sizes.end());
-}
-
-void expect_same_dtype(const char* op, const char* name, const Tensor& t, const Tensor& other) {
-  TORCHCONV_CHECK(t.scalar_type() == other.scalar_type(), op, ": ", name, " has dtype ", torch::headeronly::toString(t.scalar_type()),
-                  ", expected ", torch::headeronly::toString(other.scalar_type()));
-}
-
-// A weight tensor as the forward pass reads it.
-template <class T>
-WeightView<T> weight_view(const Problem& p, const Tensor& weight) {
-  const auto steps = weight.strides();
-  return {static_cast<const T*>(weight.data_ptr()), 0, steps[1], steps[0], p.out * steps[0], strides_of(weight)};
-}
-
-// A tensor's elements where they are.
-template <class T>
-Activations<T> activations(const Tensor& t) {
-  return {static_cast<T*>(t.data_ptr()), t.strides()[0], t.strides()[1], strides_of(t)};
-}
-
 // Winograd's F(4x4, 3x3) serves 3x3 windows that move and spread by one, on pictures.
 bool winograd_serves(const Problem& p) {
   const Window& w = p.window;
@@ -128,25 +90,18 @@ Problem as_product(const Problem& p) {
   return {p.rank, p.batch, p.groups, p.in * volume(p.window.kernel), p.out, {one, one, one, one, {0, 0, 0}, one}};
 }
 
-Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
-            std::string algorithm, bool channels_last) {
-  const char* op = "conv";
-  expect_cpu(op, "input", input);
-  expect_cpu(op, "weight", weight);
-  expect_same_dtype(op, "weight", weight, input);
-  const int64_t rank = spatial_rank(op, "input", input);
-  const Problem p = problem(op, rank, input.size(0), input.size(1), weight.size(0), groups, spatial_sizes(op, "input", input),
-                            kernel_sizes(op, weight), stride, padding, dilation);
-  expect_sizes(op, "weight", weight, p.weight_sizes());
-  if (bias) {
-    expect_cpu(op, "bias", *bias);
-    expect_same_dtype(op, "bias", *bias, input);
-    expect_sizes(op, "bias", *bias, {p.groups * p.out});
-    bias = as_contiguous(*bias);
-  }
-  expect_format(op, p.output_sizes(), channels_last);
-  Tensor output = empty(input, p.output_sizes(), channels_last);
-  if (output.numel() == 0) return output;
+struct CpuConv : Cpu {
+  using Cpu::Cpu;
+  static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
+                   const std::optional<Tensor>& bias, const Tensor& output);
+  static void conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
+                         const Tensor& grad_input);
+  static void conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
+                          const Tensor& grad_weight);
+};
+
+void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
+                   const std::optional<Tensor>& bias, const Tensor& output) {
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
@@ -170,24 +125,11 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
       kernel.gather_conv(gather);
     to.finish();
   });
-  return output;
 }
 
-Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                  std::string algorithm, bool channels_last) {
-  const char* op = "conv_input";
-  expect_cpu(op, "grad_output", grad_output);
-  expect_cpu(op, "weight", weight);
-  expect_same_dtype(op, "weight", weight, grad_output);
-  const int64_t rank = spatial_rank(op, "grad_output", grad_output);
-  TORCHCONV_CHECK(groups > 0, op, ": groups is ", groups, ", expected 1 or more");
-  const int64_t in_channels = checked_volume(op, {weight.size(1), groups});
-  const Problem p = problem(op, rank, grad_output.size(0), in_channels, weight.size(0), groups, extent(op, "input_size", input_size, rank, 0, 1),
-                            kernel_sizes(op, weight), stride, padding, dilation);
-  expect_sizes(op, "grad_output", grad_output, p.output_sizes());
-  expect_format(op, p.input_sizes(), channels_last);
-  Tensor grad_input = empty(grad_output, p.input_sizes(), channels_last);
-  if (grad_input.numel() == 0) return grad_input;
+void CpuConv::conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
+                         const Tensor& grad_input) {
+  const bool channels_last = !grad_input.is_contiguous();
   dispatch<float, double>(op, grad_output, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
@@ -232,23 +174,11 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
     }
     to.finish();
   });
-  return grad_input;
 }
 
-Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                   std::string algorithm, bool channels_last) {
-  const char* op = "conv_weight";
-  expect_cpu(op, "input", input);
-  expect_cpu(op, "grad_output", grad_output);
-  expect_same_dtype(op, "grad_output", grad_output, input);
-  const int64_t rank = spatial_rank(op, "input", input);
-  spatial_rank(op, "grad_output", grad_output);
-  const Problem p = problem(op, rank, input.size(0), input.size(1), grad_output.size(1), groups, spatial_sizes(op, "input", input), kernel_size,
-                            stride, padding, dilation);
-  expect_sizes(op, "grad_output", grad_output, p.output_sizes());
-  expect_format(op, p.weight_sizes(), channels_last);
-  Tensor grad_weight = empty(input, p.weight_sizes(), channels_last);
-  if (grad_weight.numel() == 0) return grad_weight;
+void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
+                          const Tensor& grad_weight) {
+  const bool channels_last = !grad_weight.is_contiguous();
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
@@ -272,14 +202,13 @@ Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stri
                                           grad.input, grad.grad_output, grad.grad_weight, grad.view});
     kernel.weight_grad(grad);
   });
-  return grad_weight;
 }
 
 }  // namespace
 }  // namespace torchconv
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("conv", TORCH_BOX(&torchconv::conv));
-  m.impl("conv_input", TORCH_BOX(&torchconv::conv_input));
-  m.impl("conv_weight", TORCH_BOX(&torchconv::conv_weight));
+  m.impl("conv", TORCH_BOX(&torchconv::conv<torchconv::CpuConv>));
+  m.impl("conv_input", TORCH_BOX(&torchconv::conv_input<torchconv::CpuConv>));
+  m.impl("conv_weight", TORCH_BOX(&torchconv::conv_weight<torchconv::CpuConv>));
 }

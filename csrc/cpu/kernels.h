@@ -1,60 +1,11 @@
-// What the ops call: one table of kernels per instruction set. Plain pointers and geometry, no tensors.
+// What the ops call: one table of kernels per instruction set.
 #pragma once
 
 #include <tuple>
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
-#include "../common.h"
+#include "../problems.h"
 
 namespace torchconv {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-// A weight (out_channels, in_channels per group, taps...) seen as [tap][in][out], wherever its elements lie.
-// Element (tap, in, out) is data[start + tap . step + in * in_step + out * out_step]; a group adds group_step.
-template <class T>
-struct WeightView {
-  const T* data;
-  int64_t start, in_step, out_step, group_step;
-  Extent step;
-};
-
-// A convolution as a gather: channels-last `input`, and for each position of the window one row of output channels
-//   output[origin + position * spacing] = bias + sum over taps and input channels.
-// The forward pass has spacing 1; the input gradient of a strided convolution is one such gather per phase of the stride.
-// Padding may be negative here. Channel counts are those of one group.
-template <class T>
-struct GatherConv {
-  int64_t batch, groups, in_channels, out_channels;
-  Window window;
-  Extent output_extent, origin, spacing;
-  const T* input;
-  WeightView<T> weight;
-  const T* bias;  // may be null
-  T* output;
-};
-
-// The weight gradient: grad_weight[out, in, tap] = sum over positions of grad_output[position, out] * input[...].
-// `grad_weight` is seen as [tap][in][out] through the steps of a WeightView, as above.
-template <class T>
-struct WeightGrad {
-  int64_t batch, groups, in_channels, out_channels;
-  Window window;
-  const T *input, *grad_output;  // channels-last
-  T* grad_weight;
-  WeightView<T> view;
-};
-
-// Activations wherever they lie: element (n, c, position) is data[n * batch_step + c * channel_step + position . step].
-template <class T>
-struct Activations {
-  T* data;
-  int64_t batch_step, channel_step;
-  Extent step;
-};
 
 // The pictures of a 3x3, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be anything from -1 on.
 struct WinogradPictures {
@@ -76,90 +27,6 @@ struct WinogradWeightGrad : WinogradPictures {
   const T *input, *grad_output;
   T* grad_weight;
   WeightView<T> view;
-};
-
-// Max pooling. `Position` is the index of the tap that won, the smallest unsigned type that holds them all.
-template <class T, class Position>
-struct Pool {
-  int64_t batch, channels;
-  Window window;
-  bool channels_last;
-  const T* input;
-  T* output;
-  Position* positions;  // may be null
-};
-
-// The two linear maps that saved positions define: gather picks from `full` what pooling picked from its input, scatter
-// adds each pooled value up where it came from. A position that lies outside the input picks and adds nothing.
-template <class T, class Position>
-struct PoolMap {
-  int64_t batch, channels;
-  Window window;
-  bool channels_last;
-  const Position* positions;
-  T* full;
-  T* pooled;
-};
-
-// ReLU in place. `signs` may be null.
-template <class T>
-struct Rectified {
-  int64_t count;
-  T* values;
-  uint64_t* signs;
-};
-
-template <class T>
-struct RectifyInput {
-  int64_t count;
-  const T* grad_output;
-  const uint64_t* signs;
-  T* grad_input;
-};
-
-// Windows that are boxes: output position o of dimension i covers the inputs spans[i][o], which is never empty.
-struct Span {
-  int64_t begin, end;
-};
-
-struct Boxes {
-  Extent input, output;
-  std::array<std::vector<Span>, RANK> spans;
-};
-
-// What sums are divided by: position (d, h, w) by the product of its three entries.
-using Divisor = std::array<std::vector<double>, RANK>;
-
-// output[o] = sum over the box of o. Average pooling divides the sums; its adjoint, over the boxes turned round, divides
-// what goes into them.
-template <class T>
-struct BoxSum {
-  int64_t batch, channels;
-  const Boxes& boxes;
-  const Divisor& divisor;  // of outputs or inputs
-  bool divide_inputs, channels_last;
-  const T* input;
-  T* output;
-};
-
-// The place of each box's maximum, as an index into a plane of the input.
-template <class T>
-struct BoxArgmax {
-  int64_t batch, channels;
-  const Boxes& boxes;
-  bool channels_last;
-  const T* input;
-  int64_t* index;
-};
-
-template <class T>
-struct Columns {
-  int64_t batch, channels;
-  Window window;
-  int64_t batch_step, channel_step;  // of `image`, in elements
-  Extent step;                       // of `image`
-  T* image;
-  T* columns;  // (batch, channels * taps, positions), contiguous
 };
 
 // As many matrices [rows][columns] as `batch` says, each transposed into [columns][rows].
@@ -199,10 +66,17 @@ struct RectifyKernels {
   void (*rectify_input)(const RectifyInput<T>&);
 };
 
+// The rules of boxes, looked up: spans[i][o], and the count of position o along dimension i.
+struct Boxes {
+  Extent input, output;
+  std::array<std::vector<Span>, RANK> spans;
+};
+using Divisor = std::array<std::vector<double>, RANK>;
+
 template <class T>
 struct BoxKernels {
-  void (*sum)(const BoxSum<T>&);
-  void (*argmax)(const BoxArgmax<T>&);
+  void (*sum)(const BoxSum<T>&, const Boxes&, const Divisor&);
+  void (*argmax)(const BoxArgmax<T>&, const Boxes&);
 };
 
 template <class T>

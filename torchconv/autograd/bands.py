@@ -57,7 +57,7 @@ def conv_relu_pool(
         for first in range(0, height, rows):
             last = min(first + rows, height)
             values = _conv_rows(input[n : n + 1], weight, bias, geometry, first * stride, min(last * stride, size[0]))
-            ops.rectify_(values, False)
+            ops.rectify_(values, None, False)
             output[n : n + 1, :, first:last], found = ops.max_pool(values, *pool, ceil_mode, save_positions)
             if save_positions:
                 positions = ops.empty(found, output.shape, True) if positions is None else positions

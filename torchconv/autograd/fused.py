@@ -57,8 +57,7 @@ class ConvReLU(Function):
     def forward(
         input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool
     ) -> tuple[Tensor, Tensor]:
-        output = ops.conv(input, weight, bias, *geometry)
-        return output, ops.rectify_(output, save)
+        return ops.conv_relu(input, weight, bias, *geometry, save)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -92,14 +91,13 @@ class ConvReLUPool(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
         shape = torch.Size((len(input), len(weight), *size))
-        large = bands.serves(shape, input.element_size(), geometry) and ops.is_channels_last(input)
+        large = input.is_cpu and bands.serves(shape, input.element_size(), geometry) and ops.is_channels_last(input)
         if large and bands.are_apart(pool):
             output, positions = bands.conv_relu_pool(input, weight, bias, geometry, pool, ceil_mode, save)
         else:
-            values = ops.conv(input, weight, bias, *geometry)
-            ops.rectify_(values, False)
+            values, _ = ops.conv_relu(input, weight, bias, *geometry, False)
             output, positions = ops.max_pool(values, *pool, ceil_mode, save)
-        return output, ops.rectify_(output, save), positions
+        return output, ops.rectify_(output, None, save), positions
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -126,7 +124,7 @@ class ConvReLUPool(Function):
 def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     """Whether nothing but the input's gradient is asked for, which is then made in bands where they serve."""
     only = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
-    return only and ctx.channels_last and bands.serves(output, grad.element_size(), ctx.geometry)
+    return only and grad.is_cpu and ctx.channels_last and bands.serves(output, grad.element_size(), ctx.geometry)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:

@@ -11,16 +11,19 @@ def _in_memory(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def rectify_(values: Tensor) -> Tensor:
-    """Set negative values to zero, in place. -0 and NaN stay, as in torch.relu.
+def rectify_(values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Add a bias a channel, and set negative values to zero, in place. -0 and NaN stay, as in torch.relu.
 
     Args:
         values: dense, contiguous or channels-last.
+        bias: one for each of dimension 1, or None.
 
     Returns:
         int64 words of 64 bits, for the elements in the order in which they lie, the first one lowest: whether the
         gradient passes, which it does not where a value is <= 0.
     """
+    if bias is not None:
+        values += bias.reshape(-1, *[1] * (values.dim() - 2))
     passes = ~(_in_memory(values) <= 0)
     values.masked_fill_(values < 0, 0)
     words = torch.nn.functional.pad(passes.long(), (0, -len(passes) % WORD)).view(-1, WORD)

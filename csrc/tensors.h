@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "blocks.h"
-#include "kernels.h"
+#include "common.h"
+#include "cpu/blocks.h"
 
 // torch 2.11's; null in 2.10.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,
@@ -52,8 +52,19 @@ inline AtenTensorHandle in_block([[maybe_unused]] const Ints& sizes, [[maybe_unu
   return handle;
 }
 
+struct Place {
+  int32_t device_type = aoti_torch_device_type_cpu(), index = 0;
+};
+
+inline Place place_of(const Tensor& t) {
+  Place place;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &place.device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &place.index));
+  return place;
+}
+
 // Straight from the allocator: a call through the dispatcher takes as long as a small convolution.
-inline Tensor empty(const Ints& sizes, ScalarType dtype, bool channels_last) {
+inline Tensor empty(const Ints& sizes, ScalarType dtype, bool channels_last, Place place = {}) {
   const int64_t rank = sizes.size();
   Ints strides(rank);
   int64_t step = 1;
@@ -65,14 +76,14 @@ inline Tensor empty(const Ints& sizes, ScalarType dtype, bool channels_last) {
   for (int64_t d = rank - 1; d >= 0; d--)
     if (d != 1 || !channels_last) lay(d);
   const auto type = static_cast<int32_t>(dtype);
-  AtenTensorHandle handle = in_block(sizes, strides, type);
+  AtenTensorHandle handle = place.device_type == aoti_torch_device_type_cpu() ? in_block(sizes, strides, type) : nullptr;
   if (handle == nullptr)
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), type, aoti_torch_device_type_cpu(), 0, &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), type, place.device_type, place.index, &handle));
   return Tensor(handle);
 }
 
 inline Tensor empty(const Tensor& like, const Ints& sizes, bool channels_last, std::optional<ScalarType> dtype = std::nullopt) {
-  return empty(sizes, dtype.value_or(like.scalar_type()), channels_last);
+  return empty(sizes, dtype.value_or(like.scalar_type()), channels_last, place_of(like));
 }
 
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -87,6 +98,11 @@ inline Tensor in_format(const Tensor& t, bool channels_last) {
 
 inline void expect_format(const char* op, const Ints& sizes, bool channels_last) {
   TORCHCONV_CHECK(!channels_last || sizes.size() >= 4, op, ": channels_last is for two or three spatial dimensions");
+}
+
+inline void expect_same_dtype(const char* op, const char* name, const Tensor& t, const Tensor& other) {
+  TORCHCONV_CHECK(t.scalar_type() == other.scalar_type(), op, ": ", name, " has dtype ", torch::headeronly::toString(t.scalar_type()),
+                  ", expected ", torch::headeronly::toString(other.scalar_type()));
 }
 
 inline Extent strides_of(const Tensor& t) {

@@ -3,7 +3,7 @@
 
 #include <numeric>
 
-#include "kernels.h"
+#include "problems.h"
 
 namespace torchconv {
 
