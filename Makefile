@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 PURE := .venv-pure
 SANITIZE := build/sanitize
+CUDA_BUILD := build/cuda
 PIP := -m pip --disable-pip-version-check -q
 # torch is installed before the rest, which then finds it there. pyproject.toml holds the version.
 TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 BUILD_NEEDS := $(TORCH) 'setuptools>=77' ninja
-CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 PYTHON_SOURCES := $(wildcard torchconv/*.py torchconv/*/*.py)
 PICTURES := examples/pictures
 KERNEL_TESTS := isa kernel_properties winograd max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure test-exhaustive sanitize bench bench-memory docs lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive sanitize cuda bench bench-memory docs lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -43,6 +44,9 @@ sanitize: $(SANITIZE)/.built ## the tests of the kernels, compiled with g++'s sa
 	    UBSAN_OPTIONS=print_stacktrace=1 \
 	    $(CURDIR)/$(VENV)/bin/python -m pytest --capture=sys -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 	    -k "not (nonsense and avg_pool) and not other_instruction_sets" $(KERNEL_TESTS:%=$(CURDIR)/tests/test_%.py)
+
+cuda: $(CUDA_BUILD)/.built ## compile the CUDA half too, for two architectures; needs nvcc, no GPU
+	$(VENV)/bin/python -m pytest tests/test_cuda_build.py
 
 # Figures go to benchmarks/results. BENCH holds options for every script, such as --resume.
 bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.md (an hour or two)
@@ -117,4 +121,10 @@ $(PURE)/.dev: $(PURE)/bin/pip $(CSRC) $(PYTHON_SOURCES)
 # A package of its own, beside the ordinary one.
 $(SANITIZE)/.built: $(VENV)/.dev $(CSRC) $(PYTHON_SOURCES)
 	TORCHCONV_BUILD=1 TORCHCONV_SANITIZE=1 CXX=g++ $(VENV)/bin/python setup.py -q build --build-lib $(SANITIZE)
+	@touch $@
+
+# Another one. Warnings of our own files are errors here, not on a user's machine.
+$(CUDA_BUILD)/.built: $(VENV)/.dev $(CSRC) $(PYTHON_SOURCES)
+	TORCHCONV_BUILD=1 FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="7.5;9.0" NVCC_APPEND_FLAGS="-Werror all-warnings" \
+	    $(VENV)/bin/python setup.py -q build --build-lib $(CUDA_BUILD)
 	@touch $@

@@ -56,7 +56,7 @@ def python(tmp_path: Path) -> Path:
 
 
 def pip(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    unset = {"TORCHCONV_BUILD", "TORCHCONV_EXTENSION", "DEBUG", "PYTHONPATH"}
+    unset = {"TORCHCONV_BUILD", "TORCHCONV_EXTENSION", "FORCE_CUDA", "DEBUG", "PYTHONPATH"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
     return subprocess.run(command, env=inherited | environment, text=True, capture_output=True, check=False)
@@ -124,17 +124,19 @@ def test_installed_library_needs_the_stable_abi_only() -> None:
 @needs_nm
 @pytest.mark.slow
 def test_compiled_wheel(tree: Path, python: Path) -> None:
-    built, output = wheel(tree, TORCHCONV_BUILD="1")
+    built, output = wheel(tree, TORCHCONV_BUILD="1", FORCE_CUDA="0")
     assert re.fullmatch(r"torchconv-[0-9.]+-py3-none-linux_\w+\.whl", built.name)
     assert "torchconv: compiled the ops" in output
     with zipfile.ZipFile(built) as content:
         names = content.namelist()
         assert "torchconv/_C.so" in names
-        assert "torchconv/_C.txt" not in names
+        assert "torchconv/_C.txt" in names  # about the CUDA kernels
         assert "torchconv/py.typed" in names
         assert {name.split("/")[0].split("-")[0] for name in names} == {"torchconv"}
         assert_stable_abi(Path(content.extract("torchconv/_C.so", tree.parent)))
-    assert "loaded from" in install_and_use(python, built)
+    info = install_and_use(python, built)
+    assert re.search(r"^compiled ops: +loaded from ", info, re.MULTILINE)
+    assert re.search(r"^CUDA kernels: +no: FORCE_CUDA=0 when torchconv was built$", info, re.MULTILINE)
 
     # The same tree, with all that this build left in it, built as pure Python.
     built, _ = wheel(tree, TORCHCONV_BUILD="0")
@@ -202,18 +204,33 @@ def test_failure_is_an_error_on_demand(tree: Path) -> None:
     ("variable", "value", "expected"),
     [
         ("TORCHCONV_BUILD", "yes", "one of auto, 0, 1"),
+        ("FORCE_CUDA", "yes", "one of auto, 0, 1"),
         ("DEBUG", "2", "one of 0, 1"),
         ("MAX_JOBS", "0", "a positive integer"),
         ("MAX_JOBS", "many", "a positive integer"),
     ],
 )
 def test_invalid_setting(variable: str, value: str, expected: str) -> None:
+    assert refused(**{variable: value}) == f"{variable}={value!r}: expected {expected}\n"
+
+
+def test_contradictory_settings() -> None:
+    message = "FORCE_CUDA=1 with TORCHCONV_BUILD=0: expected one of them alone\n"
+    assert refused(FORCE_CUDA="1", TORCHCONV_BUILD="0") == message
+
+
+def refused(**environment: str) -> str:
+    """What setup.py says, which must fail."""
     result = subprocess.run(
         [sys.executable, ROOT / "setup.py", "--version"],
-        env=os.environ | {variable: value}, cwd=ROOT, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        env=os.environ | environment,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode != 0
-    assert result.stderr == f"{variable}={value!r}: expected {expected}\n"
+    return result.stderr
 
 
 # Loading
@@ -242,9 +259,23 @@ def test_reason_when_the_library_does_not_load(tmp_path: Path, monkeypatch: pyte
     assert _extension.load() == "torch 2.9.1+cpu is too old: the compiled ops need 2.10 or later"
 
 
+@needs_compiled
+def test_reason_when_there_are_no_cuda_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: False)
+    monkeypatch.setattr(_extension, "LIBRARY", tmp_path / "_C.so")
+    assert _extension.no_cuda() == "built without"
+    (tmp_path / "_C.txt").write_text("FORCE_CUDA=0 when torchconv was built\n")
+    assert _extension.no_cuda() == "FORCE_CUDA=0 when torchconv was built"
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: key == "CUDA")
+    assert _extension.no_cuda() is None
+    monkeypatch.setattr(_extension, "REASON", "no C++ compiler")
+    assert _extension.no_cuda() == "no C++ compiler"
+
+
 def test_compiled_ops_can_be_switched_off() -> None:
     printed = run(Path(sys.executable), "-m", "torchconv.info", TORCHCONV_EXTENSION="0")
-    assert re.search(r"^compiled ops: +no: switched off by TORCHCONV_EXTENSION=0$", printed, re.MULTILINE)
+    for kernels in ("compiled ops", "CUDA kernels"):
+        assert re.search(rf"^{kernels}: +no: switched off by TORCHCONV_EXTENSION=0$", printed, re.MULTILINE)
     assert f"torch:           {torch.__version__}\n" in printed
 
 

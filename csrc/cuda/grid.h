@@ -96,15 +96,18 @@ void with_index(std::initializer_list<int64_t> numbers, const F& f) {
 class Gpu {
  public:
 #if defined(__CUDACC__)
-  Gpu(const char* op, const char* name, const Tensor& t) : op_(op), index_(place_of(t).index), guard_(index_) {
-    TORCHCONV_CHECK(t.is_cuda(), op, ": ", name, " is not on a GPU");
-  }
+  Gpu(const char* op, const char* name, const Tensor& t) : op_(op), index_(index_of(op, name, t)), guard_(index_) {}
   void expect(const char* name, const Tensor& t) const {
     TORCHCONV_CHECK(t.is_cuda(), op_, ": ", name, " is not on a GPU, expected it on cuda:", index_);
     TORCHCONV_CHECK(place_of(t).index == index_, op_, ": ", name, " is on cuda:", place_of(t).index, ", expected it on cuda:", index_);
   }
 
  private:
+  static int32_t index_of(const char* op, const char* name, const Tensor& t) {
+    TORCHCONV_CHECK(t.is_cuda(), op, ": ", name, " is not on a GPU");
+    return place_of(t).index;
+  }
+
   const char* op_;
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;
