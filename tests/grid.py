@@ -189,7 +189,7 @@ def assert_same_convolution(
     assert output.dtype == tensors[0].dtype  # type: ignore[union-attr]
     assert_all_close([output], [expected], problem.winograd)
     # As small as the gradient of a mean: the weight's gradient, a sum over all positions, is then of size 1 too.
-    terms = max(1, output.numel() // output.shape[-3])
+    terms = max(1, output.numel() // problem.weight[0])
     grad_output = grad_layout((filled(output.shape, seed=3) / sqrt(terms)).to(output.dtype))
     theirs_by_tensor = gradients(expected, exact, grad_output.double())
     assert_all_close(gradients(output, mine, grad_output), theirs_by_tensor, problem.winograd)

@@ -297,6 +297,7 @@ def test_bands_are_the_whole(data: st.DataObject) -> None:
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert_close(gradient, grad(expected, x, grad_output))
 
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rectify_adds_the_bias_of_each_channel(dtype: torch.dtype, layout: torch.memory_format) -> None:

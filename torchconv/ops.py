@@ -198,9 +198,7 @@ def conv(
         return wide.to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     if _compiled(input, algorithm, "convolutions"):
-        return _kernels.conv.default(
-            input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last
-        )
+        return _kernels.conv.default(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last)
     return _in_format(
         _full_precision(reference.conv, input, weight, bias, stride, padding, dilation, groups), channels_last
     )
@@ -282,9 +280,7 @@ def max_pool_gather(
     """See `torchconv.reference.max_pool_gather`."""
     channels_last = is_channels_last(input)
     if _compiled(input, _algorithm, "pooling"):
-        return _kernels.max_pool_gather.default(
-            input, positions, kernel_size, stride, padding, dilation, channels_last
-        )
+        return _kernels.max_pool_gather.default(input, positions, kernel_size, stride, padding, dilation, channels_last)
     output = reference.max_pool_gather(input, positions, kernel_size, stride, padding, dilation)
     return _in_format(output, channels_last)
 
