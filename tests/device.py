@@ -1,24 +1,32 @@
-"""Where the tests marked `cuda` run: a GPU, or the device that TORCHCONV_TEST_DEVICE names.
+"""Where the tests marked `cuda` run: a GPU, or what TORCHCONV_TEST_DEVICE names.
 
-On `cpu` their every line runs but for the few that ask `GPU`: so they are known to work before a GPU is at hand.
+On `grid`, a CPU with the GPU's kernels as loops, their every line runs but for the few that ask `GPU`; on `cpu`
+likewise, with the CPU's own kernels. So tests and kernels are known to work before a GPU is at hand.
 """
 
+import atexit
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from grid_library import grid
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from torchconv import _extension
 
-DEVICE = torch.device(os.environ.get("TORCHCONV_TEST_DEVICE") or "cuda")
+NAME = os.environ.get("TORCHCONV_TEST_DEVICE") or "cuda"
+DEVICE = torch.device("cpu" if NAME == "grid" else NAME)
 GPU = DEVICE.type == "cuda"
+kernels = ExitStack()  # for the whole run, which is of these tests alone
+atexit.register(kernels.close)
+if NAME == "grid":
+    kernels.enter_context(grid())
 
 
 def missing() -> str | None:
