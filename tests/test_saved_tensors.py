@@ -9,6 +9,7 @@ from networks import assert_same_bits, every_layer, gradients, images, network, 
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks, save_on_cpu, saved_tensors_hooks
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint_sequential
 
 import torchconv
 from torchconv import functional
@@ -164,3 +165,28 @@ def test_an_unpooling_refuses_changed_indices_as_torch_does() -> None:
         output = library.MaxUnpool2d(2)(x, indices)
         indices.zero_()
         assert backward(output.sum(), [x]) is None
+
+
+def fused_trunk() -> nn.Sequential:
+    conv, pooled = torchconv.ConvReLU2d, torchconv.ConvReLUPool2d
+    layers = [conv(4, 8, 3, padding=1), pooled(8, 8, 3, padding=1, pool_kernel_size=2)]
+    return nn.Sequential(*layers, conv(8, 8, 3, padding=1), pooled(8, 4, 3, padding=1, pool_kernel_size=2)).double()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_fused_layers_recomputed_by_checkpoint_keep_only_where_each_part_begins(reentrant: bool) -> None:
+    trunk, x = fused_trunk(), images(dtype=torch.float64).requires_grad_()
+    (plain := trunk(x)).square().sum().backward()
+    expected = [x.grad, *(p.grad for p in trunk.parameters())]
+    x.grad = None
+    trunk.zero_grad()
+    kept: list[Tensor] = []
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = checkpoint_sequential(trunk, 2, x, use_reentrant=reentrant)
+    assert torch.equal(output, plain)
+    output.square().sum().backward()
+    for ours, theirs in zip([x.grad, *(p.grad for p in trunk.parameters())], expected, strict=True):
+        assert torch.equal(ours, theirs)  # type: ignore[arg-type]
+    assert kept  # by the last part, which isn't recomputed
+    first = {p.data_ptr() for p in trunk[:2].parameters()}
+    assert not first & {tensor.data_ptr() for tensor in kept}
