@@ -47,18 +47,27 @@ void box_sum_channels_last(const BoxSum<T>& p, const Boxes& b, const Divisor& by
   });
 }
 
-// Row by row: the lines of the boxes are added up first, then the spans of that one line.
+// Row by row: the lines of the boxes are added up first, then the spans of that one line. Rows of the adjoint that sum the same lines are
+// the same.
 template <class T>
 void box_sum_contiguous(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
-  const int64_t width = b.input[2], rows = p.batch * p.channels * b.output[0] * b.output[1];
+  const int64_t width = b.input[2], out_width = b.output[2], rows = p.batch * p.channels * b.output[0] * b.output[1];
+  bool single = true;
+  for (const Span& span : b.spans[2]) single = single && span.end - span.begin <= 1;
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
     Scratch<wide<T>> line(width);
     for (int64_t row = begin; row < end; row++) {
       const int64_t h = row % b.output[1], d = row / b.output[1] % b.output[0], plane = row / b.output[1] / b.output[0];
+      T* __restrict to = p.output + row * out_width;
+      const Span lines = b.spans[1][h];
+      if (p.divide_inputs && row > begin && h > 0 && lines.begin == b.spans[1][h - 1].begin && lines.end == b.spans[1][h - 1].end) {
+        std::memcpy(static_cast<void*>(to), to - out_width, out_width * sizeof(T));
+        continue;
+      }
       wide<T>* __restrict sum = line.get();
       std::fill(sum, sum + width, wide<T>(0));
       for (int64_t id = b.spans[0][d].begin; id < b.spans[0][d].end; id++) {
-        for (int64_t ih = b.spans[1][h].begin; ih < b.spans[1][h].end; ih++) {
+        for (int64_t ih = lines.begin; ih < lines.end; ih++) {
           const T* __restrict from = p.input + ((plane * b.input[0] + id) * b.input[1] + ih) * width;
           if (!p.divide_inputs) {
             for (int64_t w = 0; w < width; w++) sum[w] += from[w];
@@ -68,11 +77,15 @@ void box_sum_contiguous(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
           }
         }
       }
-      for (int64_t x = 0; x < b.output[2]; x++) {
+      if (p.divide_inputs && single) {
+        for (int64_t x = 0; x < out_width; x++) to[x] = b.spans[2][x].begin < b.spans[2][x].end ? static_cast<T>(sum[b.spans[2][x].begin]) : T(0);
+        continue;
+      }
+      for (int64_t x = 0; x < out_width; x++) {
         wide<T> total = 0;
         for (int64_t w = b.spans[2][x].begin; w < b.spans[2][x].end; w++) total += sum[w];
         const auto whole = static_cast<wide<T>>(p.divide_inputs ? 1 : by[0][d] * by[1][h] * by[2][x]);
-        p.output[row * b.output[2] + x] = static_cast<T>(total / whole);
+        to[x] = static_cast<T>(total / whole);
       }
     }
   });
