@@ -26,7 +26,7 @@ demo: $(VENV)/.runtime ## paint demo.png: a photo in the manner of a painting
 test: $(VENV)/.dev ## the test suite, on the compiled ops
 	$(VENV)/bin/python -m pytest
 
-test-exhaustive: $(VENV)/.dev ## all of PyTorch's own samples, and thousands of random geometries
+test-exhaustive: $(VENV)/.dev ## all of PyTorch's own samples, thousands of random geometries, memory over many steps
 	$(VENV)/bin/python -m pytest -m exhaustive
 
 # pytest alone, not `python -m pytest`, which would import the source tree and the compiled ops in it.

@@ -53,6 +53,7 @@ def saved(model: nn.Module, input: Tensor) -> int:
 # Against real steps
 
 
+@pytest.mark.exhaustive
 @compiled_only
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's account of a process")

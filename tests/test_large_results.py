@@ -73,6 +73,7 @@ def test_threads_share_the_blocks() -> None:
                 assert_close(result, wanted)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's account of a process")
 @pytest.mark.parametrize("what", ["train", "style", "fail"])

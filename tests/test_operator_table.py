@@ -10,6 +10,7 @@ from grid import compiled_only
 SCRIPT = Path(__file__).parents[1] / "docs" / "operator_table.py"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @compiled_only  # the page is the compiled library's
 def test_the_table_of_operators_is_what_a_run_fills_in() -> None:
