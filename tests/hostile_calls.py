@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import grid_library
 import torch
 from torch import Tensor
 
@@ -201,10 +202,10 @@ def shown(argument: Any) -> Any:
     return (argument.layout, argument.dtype, tuple(argument.shape), None if argument.is_sparse else argument.stride())
 
 
-def main(op: str, seed: int, count: int) -> None:
+def main(op: str, seed: int, count: int, library: str) -> None:
     choose = random.Random(seed)
     torch.manual_seed(seed)
-    call = getattr(torch.ops.torchconv, op)
+    call = getattr(getattr(torch.ops, library), op)
     returned = 0
     for i in range(count):
         args = valid_call(op, choose)
@@ -223,8 +224,11 @@ def main(op: str, seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
+    names, seed, count, library = sys.argv[1:]
     torch.set_num_threads(1)
+    if library == "torchconv_grid":
+        grid_library.load()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))  # what is too large fails at once
-    for name in sys.argv[1].split(","):
-        main(name, int(sys.argv[2]), int(sys.argv[3]))
+    for name in names.split(","):
+        main(name, int(seed), int(count), library)

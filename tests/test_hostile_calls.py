@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import grid_library
 import psutil
 import pytest
 import torch
@@ -32,11 +33,11 @@ OPS = (
 )
 
 
-def run(names: str, seed: int, count: int, **variables: str) -> dict[str, int]:
+def run(names: str, seed: int, count: int, library: str = "torchconv", **variables: str) -> dict[str, int]:
     """How many calls of each op returned; the rest raised a RuntimeError."""
     # Fresh memory is filled with rubbish, so that a result that nobody wrote is noticed.
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=128", **variables}
-    command = [sys.executable, "-X", "faulthandler", str(SCRIPT), names, str(seed), str(count)]
+    command = [sys.executable, "-X", "faulthandler", str(SCRIPT), names, str(seed), str(count), library]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, "\n".join(line[:600] for line in done.stderr.splitlines()[-30:])
     return {op: int(returned) for op, returned in (line.split() for line in done.stdout.splitlines())}
@@ -53,6 +54,13 @@ def test_no_call_crashes_or_gives_nonsense(names: str) -> None:
 def test_no_call_crashes_with_other_instruction_sets(isa: str) -> None:
     returned = run(",".join(OPS), seed=2, count=300, TORCHCONV_ISA=isa)
     assert set(returned) == set(",".join(OPS).split(","))
+
+
+@pytest.mark.parametrize("names", OPS)
+def test_no_call_of_the_gpu_s_kernels_crashes_or_gives_nonsense(names: str) -> None:
+    grid_library.load()  # compiled once, and not by the process that has little memory
+    returned = run(names, seed=3, count=300, library="torchconv_grid")
+    assert all(20 < n < 280 for n in returned.values())
 
 
 def test_a_read_behind_the_end_would_be_noticed() -> None:
