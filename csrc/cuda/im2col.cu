@@ -1,34 +1,10 @@
-// im2col and col2im. A thread has one channel at one position, or one pixel.
+// im2col and col2im. A thread of the second has one pixel.
 #include "../ops/im2col.h"
 
-#include "grid.h"
+#include "columns.h"
 
 namespace torchconv::gpu {
 namespace {
-
-template <class T, class Index>
-struct Im2col {
-  Sliding<Index> w;
-  Order<Index> order;  // of (batch, channel, position)
-  Strides<Index> strides;
-  const T* image;
-  T* columns;
-
-  TORCHCONV_HD void operator()(Index i) const {
-    const Coordinates<Index> o = order.of(i);
-    const Index positions = volume(w.output), plane = i / positions;
-    T* to = columns + (plane * volume(w.kernel) - plane) * positions + i;  // (plane * taps + 0) * positions + position
-    for (Index kd = 0; kd < w.kernel[0]; kd++)
-      for (Index kh = 0; kh < w.kernel[1]; kh++)
-        for (Index kw = 0; kw < w.kernel[2]; kw++, to += positions) {
-          const Index d = o.at[0] * w.stride[0] - w.padding[0] + kd * w.dilation[0];
-          const Index h = o.at[1] * w.stride[1] - w.padding[1] + kh * w.dilation[1];
-          const Index x = o.at[2] * w.stride[2] - w.padding[2] + kw * w.dilation[2];
-          const bool inside = 0 <= d && d < w.input[0] && 0 <= h && h < w.input[1] && 0 <= x && x < w.input[2];
-          *to = inside ? image[strides.of(o.batch, o.channel, d, h, x)] : T(0);
-        }
-  }
-};
 
 template <class T, class Index>
 struct Col2im {
@@ -56,26 +32,14 @@ struct Col2im {
   }
 };
 
-// The last element of an image, and what else must fit an index.
-template <class T>
-int64_t extent_of(const Columns<T>& p) {
-  int64_t last = (p.batch - 1) * p.batch_step + (p.channels - 1) * p.channel_step;
-  for (int i = 0; i < RANK; i++) last += (p.window.input[i] - 1) * p.step[i];
-  return last;
-}
-
 struct GpuColumns : Gpu {
   using Gpu::Gpu;
 
   template <class T>
   static void im2col(const Columns<T>& p) {
-    const int64_t planes = p.batch * p.channels, positions = volume(p.window.output);
-    with_index({planes * volume(p.window.kernel) * positions, extent_of(p), reach(p.window)}, [&](auto zero) {
-      using Index = decltype(zero);
-      const Strides<Index> strides(p.batch_step, p.channel_step, p.step);
-      const Order<Index> order(p.channels, p.window.output, false);
-      for_each<Index>(planes * positions, Im2col<T, Index>{Sliding<Index>(p.window), order, strides, p.image, p.columns});
-    });
+    const int64_t positions = volume(p.window.output), entries = p.channels * volume(p.window.kernel);
+    const Activations<const T> image{p.image, p.batch_step, p.channel_step, p.step};
+    fill_columns(ColumnPart<T>{p.window, 1, p.channels, image, 0, p.batch, 0, positions, true, 0, entries * positions, positions, 1, p.columns});
   }
   template <class T>
   static void col2im(const Columns<T>& p) {

@@ -55,8 +55,7 @@ struct Gather {
   Sliding<Index> w;
   Order<Index> outputs;
   const Position* positions;
-  const T* full;
-  T* pooled;
+  T *full, *pooled;
 
   TORCHCONV_HD void operator()(Index i) const {
     const Coordinates<Index> o = outputs.of(i);
@@ -78,8 +77,7 @@ struct Scatter {
   Sliding<Index> w;
   Order<Index> inputs;
   const Position* positions;
-  const T* pooled;
-  T* full;
+  T *full, *pooled;
 
   TORCHCONV_HD void operator()(Index i) const {
     const Coordinates<Index> x = inputs.of(i);
@@ -115,21 +113,21 @@ struct GpuPool : Gpu {
 
   template <class T, class Position>
   static void max_pool_gather(const PoolMap<T, Position>& p) {
-    const int64_t planes = p.batch * p.channels, outputs = planes * volume(p.window.output);
-    with_index({outputs, planes * volume(p.window.input), reach(p.window)}, [&](auto zero) {
-      using Index = decltype(zero);
-      const Order<Index> of(p.channels, p.window.output, p.channels_last);
-      for_each<Index>(outputs, Gather<T, Position, Index>{Sliding<Index>(p.window), of, p.positions, p.full, p.pooled});
-    });
+    map<Gather>(p, p.window.output);
   }
-
   template <class T, class Position>
   static void max_pool_scatter(const PoolMap<T, Position>& p) {
-    const int64_t planes = p.batch * p.channels, inputs = planes * volume(p.window.input);
-    with_index({inputs, planes * volume(p.window.output), reach(p.window)}, [&](auto zero) {
+    map<Scatter>(p, p.window.input);
+  }
+
+ private:
+  template <template <class, class, class> class Body, class T, class Position>
+  static void map(const PoolMap<T, Position>& p, const Extent& results) {
+    const int64_t planes = p.batch * p.channels;
+    with_index({planes * volume(p.window.input), planes * volume(p.window.output), reach(p.window)}, [&](auto zero) {
       using Index = decltype(zero);
-      const Order<Index> of(p.channels, p.window.input, p.channels_last);
-      for_each<Index>(inputs, Scatter<T, Position, Index>{Sliding<Index>(p.window), of, p.positions, p.pooled, p.full});
+      const Order<Index> of(p.channels, results, p.channels_last);
+      for_each<Index>(planes * volume(results), Body<T, Position, Index>{Sliding<Index>(p.window), of, p.positions, p.full, p.pooled});
     });
   }
 };
