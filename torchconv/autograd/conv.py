@@ -1,5 +1,6 @@
 """Convolution as three bilinear maps, each the derivative of the others."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,19 +36,27 @@ def _sum_of_positions(grad_output: Tensor) -> Tensor:
     return grad_output.sum(dims)
 
 
+def _at_all_positions(bias: Tensor, output_size: torch.Size) -> Tensor:
+    """The adjoint of `_sum_of_positions`."""
+    return bias.reshape(-1, *[1] * (len(output_size) - 2)).expand(output_size)
+
+
 def _conj(tensor: Tensor) -> Tensor:
     """The conjugate: of real numbers themselves, without an op at each level of torch.func."""
     return tensor.conj() if tensor.is_complex() else tensor
 
 
-def conv_grads(ctx: Any, input: Tensor, weight: Tensor, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def needed_grads(ctx: Any, input: Tensor, weight: Tensor, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of a convolution in its input, weight and bias, as far as `ctx` needs them."""
-    needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    return (
-        conv_input(grad_output, _conj(weight), ctx.input_size, ctx.geometry) if needs_input else None,
-        conv_weight(_conj(input), grad_output, ctx.kernel_size, ctx.geometry) if needs_weight else None,
-        _sum_of_positions(grad_output) if needs_bias else None,
-    )
+    needs = ctx.needs_input_grad[:3]
+    args = (None if input is None else _conj(input), None if weight is None else _conj(weight), grad_output)
+    return _spread(conv_grads(*args, ctx.input_size, ctx.kernel_size, ctx.geometry, needs), needs)
+
+
+def _spread(values: Sequence[Tensor | None], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """Values of what is needed, as ones of everything: None for the rest."""
+    rest = iter(values)
+    return tuple([next(rest) if need else None for need in needs])
 
 
 class Conv(Function):
@@ -67,7 +76,7 @@ class Conv(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        return *conv_grads(ctx, input, weight, grad_output), None
+        return *needed_grads(ctx, input, weight, grad_output), None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, _: None) -> Tensor | None:
@@ -76,7 +85,7 @@ class Conv(Function):
         if d_weight is not None:
             tangent = _sum(tangent, conv(input, d_weight, None, ctx.geometry))
         if d_bias is not None:
-            tangent = _sum(tangent, d_bias.reshape(-1, *[1] * len(ctx.input_size)).expand(ctx.output_size))
+            tangent = _sum(tangent, _at_all_positions(d_bias, ctx.output_size))
         return tangent
 
     @staticmethod
@@ -202,6 +211,97 @@ class ConvWeight(Function):
         return out_of_batch(conv_weight(*channels, kernel_size, groups), size), 0
 
 
+class ConvGrads(Function):
+    """All gradients of conv that are needed, (x, w, g) -> (x, w, b): three maps that go through torch.func as one."""
+
+    @staticmethod
+    def forward(
+        input: Tensor | None,
+        weight: Tensor | None,
+        grad_output: Tensor,
+        input_size: torch.Size,
+        kernel_size: torch.Size,
+        geometry: ConvGeometry,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Tensor, ...]:
+        grads: list[Tensor] = []
+        if needs[0]:
+            grads.append(conv_input(grad_output, weight, input_size, geometry))
+        if needs[1]:
+            grads.append(conv_weight(input, grad_output, kernel_size, geometry))
+        if needs[2]:
+            grads.append(_sum_of_positions(grad_output))
+        return tuple(grads)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        input, weight, grad_output, ctx.input_size, ctx.kernel_size, ctx.geometry, ctx.needs = inputs
+        ctx.output_size = grad_output.shape
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, weight, grad_output if any(ctx.needs_input_grad[:2]) else None)
+        ctx.save_for_forward(input, weight, grad_output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, weight, grad_output = ctx.saved_tensors
+        needs_input, needs_weight, needs_output = ctx.needs_input_grad[:3]
+        by_input, by_weight, by_bias = _spread(grads, ctx.needs)
+        d_input = d_weight = d_output = None
+        if by_input is not None:
+            if needs_output:
+                d_output = conv(by_input, _conj(weight), None, ctx.geometry)
+            if needs_weight:
+                d_weight = conv_weight(by_input, _conj(grad_output), ctx.kernel_size, ctx.geometry)
+        if by_weight is not None:
+            if needs_output:
+                d_output = _sum(d_output, conv(_conj(input), by_weight, None, ctx.geometry))
+            if needs_input:
+                d_input = conv_input(_conj(grad_output), by_weight, ctx.input_size, ctx.geometry)
+        if by_bias is not None and needs_output:
+            d_output = _sum(d_output, _at_all_positions(by_bias, ctx.output_size))
+        return d_input, d_weight, d_output, *(None,) * 4
+
+    @staticmethod
+    def jvp(
+        ctx: Any, d_input: Tensor | None, d_weight: Tensor | None, d_output: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        input, weight, grad_output = ctx.saved_tensors
+        # Forward mode wants a tangent of every result.
+        d_output = torch.zeros_like(grad_output) if d_output is None else d_output
+        tangents = conv_grads(input, weight, d_output, ctx.input_size, ctx.kernel_size, ctx.geometry, ctx.needs)
+        by_input, by_weight, by_bias = _spread(tangents, ctx.needs)
+        if d_weight is not None:
+            by_input = _sum(by_input, conv_input(grad_output, d_weight, ctx.input_size, ctx.geometry))
+        if d_input is not None:
+            by_weight = _sum(by_weight, conv_weight(d_input, grad_output, ctx.kernel_size, ctx.geometry))
+        return tuple([tangent for tangent in (by_input, by_weight, by_bias) if tangent is not None])
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Any,
+        weight: Any,
+        grad_output: Tensor,
+        input_size: torch.Size,
+        kernel_size: torch.Size,
+        geometry: ConvGeometry,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        input_dim, weight_dim, output_dim = in_dims[:3]
+        grads = []
+        if needs[0]:
+            grads.append(ConvInput.vmap(info, (output_dim, weight_dim), grad_output, weight, input_size, geometry))
+        if needs[1]:
+            grads.append(ConvWeight.vmap(info, (input_dim, output_dim), input, grad_output, kernel_size, geometry))
+        if needs[2]:
+            each = into_channels(grad_output, output_dim, info.batch_size)
+            grads.append((_sum_of_positions(each).view(info.batch_size, -1), 0))
+        values, dims = zip(*grads, strict=True)
+        return values, dims
+
+
 conv = differentiable(Conv)
 conv_input = differentiable(ConvInput)
 conv_weight = differentiable(ConvWeight)
+conv_grads = differentiable(ConvGrads)

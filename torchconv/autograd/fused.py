@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from torchconv import ops, reference
 from torchconv.autograd import bands
-from torchconv.autograd.conv import ConvGeometry, conv_grads
+from torchconv.autograd.conv import ConvGeometry, needed_grads
 from torchconv.autograd.max_pool import max_pool_scatter
 from torchconv.autograd.transforms import Window, differentiable
 from torchconv.reference.rectify import passes
@@ -73,7 +73,7 @@ class ConvReLU(Function):
         if _only_input(ctx, size, grad_output) and bands.signs_serve(size):
             grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
             return grad_input, *(None,) * 4
-        return *conv_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
+        return *needed_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
 
 
 class ConvReLUPool(Function):
@@ -118,7 +118,7 @@ class ConvReLUPool(Function):
             args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
             return bands.conv_pool_input(*args), *(None,) * 6
         grad = max_pool_scatter(grad, positions, ctx.conv_size, ctx.pool, ctx.channels_last)
-        return *conv_grads(ctx, input, weight, grad), None, None, None, None
+        return *needed_grads(ctx, input, weight, grad), None, None, None, None
 
 
 def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
