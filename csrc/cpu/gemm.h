@@ -21,8 +21,12 @@ constexpr int LINE = 64 / sizeof(T);
 template <class T>
 constexpr int PACKED_STRIDE = DEPTH + LINE<T>;
 
-// How A is laid out: rows packed at PACKED_STRIDE; or in place at a stride given at run time, as rows or, [depth][rows], as columns.
-enum class LayoutA { packed, rows, columns };
+// Where A comes from far, and B is near: without a gap between them, its rows are a run that is fetched ahead.
+constexpr int TIGHT_STRIDE = 64;
+
+// How A is laid out: rows packed at PACKED_STRIDE, or at TIGHT_STRIDE; or in place at a stride given at run time, as rows or,
+// [depth][rows], as columns.
+enum class LayoutA { packed, tight, rows, columns };
 
 // Computes ROWS x TILE_COLUMNS. `c` holds a pointer per row. The first `columns` of them are stored.
 // `start` is what the sum starts from (a bias, or zeros), TILE_COLUMNS values for each row, `start_stride` apart (0: the same for all);
@@ -41,14 +45,19 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
     vec<T> row[V];
 #pragma GCC unroll 2
     for (int j = 0; j < V; j++) row[j] = load(b + k * b_stride + j * L);
-    if constexpr (LAYOUT != LayoutA::columns) {
+    if constexpr (LAYOUT == LayoutA::tight) {
+      __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
+    } else if constexpr (LAYOUT != LayoutA::columns) {
       // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * V * L + k * b_stride + j * L, 0, 2);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const T value = LAYOUT == LayoutA::packed ? a[i * PACKED_STRIDE<T> + k] : LAYOUT == LayoutA::rows ? a[i * a_stride + k] : a[k * a_stride + i];
+      const T value = LAYOUT == LayoutA::packed   ? a[i * PACKED_STRIDE<T> + k]
+                      : LAYOUT == LayoutA::tight ? a[i * TIGHT_STRIDE + k]
+                      : LAYOUT == LayoutA::rows  ? a[i * a_stride + k]
+                                                 : a[k * a_stride + i];
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }

@@ -204,15 +204,16 @@ struct Tiles {
 };
 
 // One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel.
-template <class T>
+template <class T, LayoutA LAYOUT>
 void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T* products, int64_t product_stride, bool first) {
-  constexpr int64_t N = TILE_COLUMNS<T>;
+  constexpr int64_t N = TILE_COLUMNS<T>, STRIDE = LAYOUT == LayoutA::tight ? TIGHT_STRIDE : PACKED_STRIDE<T>;
   const T zeros[N] = {};
-  for (int64_t t = 0; t < tiles; t += TILE_ROWS) {
-    const int rows = std::min<int64_t>(TILE_ROWS, tiles - t);
+  const int64_t most = ceil_div(tiles, ceil_div(tiles, TILE_ROWS));  // 16 are 8 and 8, not 14 and 2
+  for (int64_t t = 0; t < tiles; t += most) {
+    const int rows = std::min<int64_t>(most, tiles - t);
     T* c[TILE_ROWS];
     for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
-    tile_of<T, LayoutA::packed>(rows)(depth, inputs + t * PACKED_STRIDE<T>, 0, weight, N, c, N, first ? zeros : nullptr, 0);
+    tile_of<T, LAYOUT>(rows)(depth, inputs + t * STRIDE, 0, weight, N, c, N, first ? zeros : nullptr, 0);
   }
 }
 
@@ -244,8 +245,8 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
         }
         for (int64_t point = 0; point < POINTS; point++)
           for (int64_t panel = 0; panel < weight.panels; panel++)
-            multiply(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, panel),
-                     products.get() + point * product_step + panel * N, width, block == 0);
+            multiply<T, LayoutA::packed>(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, panel),
+                                         products.get() + point * product_step + panel * N, width, block == 0);
       }
       for (int64_t t = 0; t < count; t++) {
         T* pixel[OUT * OUT];
@@ -256,59 +257,55 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<T>& all) {
   });
 }
 
-// Panels of output channels that pass by together: their weight at one point, and all inputs at it, fit the L2 cache.
-constexpr int64_t GROUP = 4;
+// What the L2 cache holds: a panel of the weight, so deep, and the products of so many tiles with it, at all points.
+constexpr int64_t PANEL_DEPTH = TIGHT_STRIDE, PANEL_TILES = 70 / TILE_ROWS * TILE_ROWS;
 
-// Few tiles, many channels: the transformed input is kept, and the weight passes by, a group of panels at a time.
+// Few tiles, many channels: the transformed input is kept, and the weight passes by. Transformed it is four times as large: each part
+// of it is made where it is used, and forgotten, again for each block of tiles.
 template <class T>
 void conv_by_panels(const WinogradConv<T>& p, const Tiles<T>& all) {
-  constexpr int64_t N = TILE_COLUMNS<T>, PANEL = DEPTH * N, WIDTH = GROUP * N;
-  const int64_t blocks = ceil_div(p.in_channels, DEPTH), panels = ceil_div(p.out_channels, N);
-  const int64_t input_step = all.total * PACKED_STRIDE<T> + LINE<T>, weight_step = blocks * GROUP * PANEL + LINE<T>;
-  const int64_t product_step = all.total * WIDTH + LINE<T>;
-  const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
-  const Scratch<T> inputs(blocks * POINTS * input_step), weight(POINTS * weight_step), products(POINTS * product_step);
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const int64_t depths = ceil_div(p.in_channels, PANEL_DEPTH), panels = ceil_div(p.out_channels, N);
+  const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - i * PANEL_DEPTH); };
+  const int64_t input_step = all.total * PANEL_DEPTH + LINE<T>;
+  const Scratch<T> inputs(depths * POINTS * input_step);
   torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const T* pixel[POINTS];
       all.inputs(p.input, t, pixel);
-      for (int64_t block = 0; block < blocks; block++)
-        input_tile(pixel, block * DEPTH, depth_of(block), inputs.get() + block * POINTS * input_step + t * PACKED_STRIDE<T>, input_step);
+      for (int64_t i = 0; i < depths; i++)
+        input_tile(pixel, i * PANEL_DEPTH, depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step);
     }
   });
-  for (int64_t first = 0; first < panels; first += GROUP) {
-    const int64_t count = std::min(GROUP, panels - first);
-    torch::stable::parallel_for(0, blocks * count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t block = i / count, panel = i % count;
-        weight_panel(p, block * DEPTH, depth_of(block), (first + panel) * N, weight.get() + (panel * blocks + block) * PANEL, weight_step);
+  const int64_t blocks = ceil_div(all.total, PANEL_TILES), most = ceil_div(all.total, blocks);
+  torch::stable::parallel_for(0, panels * blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t weight_step = PANEL_DEPTH * N + LINE<T>, product_step = most * N + LINE<T>;
+    const Scratch<T> weight(POINTS * weight_step), products(POINTS * product_step);
+    for (int64_t item = begin; item < end; item++) {
+      const int64_t first = item % blocks * most, count = std::min(most, all.total - first);
+      const int64_t channel = item / blocks * N, channels = std::min(N, p.out_channels - channel);
+      for (int64_t i = 0; i < depths; i++) {
+        weight_panel(p, i * PANEL_DEPTH, depth_of(i), channel, weight.get(), weight_step);
+        const T* a = inputs.get() + i * POINTS * input_step + first * PANEL_DEPTH;
+        for (int64_t point = 0; point < POINTS; point++)
+          multiply<T, LayoutA::tight>(count, depth_of(i), a + point * input_step, weight.get() + point * weight_step,
+                                      products.get() + point * product_step, N, i == 0);
       }
-    });
-    torch::stable::parallel_for(0, POINTS, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t point = begin; point < end; point++)
-        for (int64_t panel = 0; panel < count; panel++)
-          for (int64_t block = 0; block < blocks; block++)
-            multiply(all.total, depth_of(block), inputs.get() + (block * POINTS + point) * input_step,
-                     weight.get() + point * weight_step + (panel * blocks + block) * PANEL,
-                     products.get() + point * product_step + panel * N, WIDTH, block == 0);
-    });
-    torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
-      const int64_t channel = first * N, channels = std::min(count * N, p.out_channels - channel);
-      for (int64_t t = begin; t < end; t++) {
+      for (int64_t t = 0; t < count; t++) {
         T* pixel[OUT * OUT];
-        all.outputs(p.output, t, static_cast<T*>(nullptr), pixel);
-        output_tile(products.get() + t * WIDTH, product_step, p.bias, channel, channels, pixel);
+        all.outputs(p.output, first + t, static_cast<T*>(nullptr), pixel);
+        output_tile(products.get() + t * N, product_step, p.bias, channel, channels, pixel);
       }
-    });
-  }
+    }
+  });
 }
 
-// The larger of the two transformed operands is not held whole; where they are near each other, passing by the tiles is faster.
+// The larger of the two transformed operands is not held whole.
 template <class T>
 void conv(const WinogradConv<T>& p) {
   const Tiles<T> tiles(p);
   if (tiles.total == 0 || p.out_channels == 0) return;
-  3 * tiles.total < 2 * p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
+  tiles.total < p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
 }
 
 }  // namespace winograd
