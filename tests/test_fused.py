@@ -12,6 +12,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 import torchconv
 from torchconv import functional, reference
@@ -306,3 +307,41 @@ def test_rectify_adds_the_bias_of_each_channel(dtype: torch.dtype, layout: torch
     assert torch.equal(torchconv.ops.rectify_(ours, bias, True), reference.rectify_(theirs, bias))
     assert torch.equal(ours, theirs)
     assert torch.equal(ours, torch.relu(values + bias.view(-1, 1, 1)))
+
+
+@pytest.mark.parametrize("block", [torchconv.ConvReLU2d, torchconv.ConvReLUPool2d])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_recompute_keeps_the_input_alone_and_changes_no_bit(block: type[torchconv.Conv2d], frozen: bool) -> None:
+    torch.manual_seed(0)
+    layer = block(3, 8, 3, padding=1).requires_grad_(not frozen)
+    again = block(3, 8, 3, padding=1, recompute=True).requires_grad_(not frozen)
+    again.load_state_dict(layer.state_dict())
+    image = torch.randn(2, 3, 12, 10, requires_grad=True)
+    picture = image.untyped_storage().nbytes()  # which is there anyway
+    assert torchconv.inspect.memory(again, image).saved == picture
+    assert torchconv.inspect.memory(layer, image).saved > (0 if frozen else picture)
+
+    expected, output = layer(image), again(image)
+    assert torch.equal(output, expected)
+    inputs, inputs_again = ([image, *(p for p in each.parameters() if p.requires_grad)] for each in (layer, again))
+    upstream = torch.randn(expected.shape)
+    for value, wanted in zip(grad(output, inputs_again, upstream), grad(expected, inputs, upstream), strict=True):
+        assert torch.equal(value, wanted)
+    assert "recompute=True" in repr(again)
+    assert "recompute" not in repr(layer)
+
+
+def test_recompute_goes_with_checkpoint_transforms_and_fusing() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3)).double()
+    image = torch.randn(1, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    expected = grad(model(image).square().sum(), image)[0]
+    torchconv.convert(model, fuse=True)
+    model[0].recompute = True
+    assert_close(grad(model(image).square().sum(), image)[0], expected)
+    nested = checkpoint(model, image, use_reentrant=False)
+    assert_close(grad(nested.square().sum(), image)[0], expected)
+    assert_close(torch.func.grad(lambda x: model(x).square().sum())(image.detach()), expected)
+    assert gradgradcheck(model, (image,))
+    torchconv.revert(model)
+    assert_close(grad(model(image).square().sum(), image)[0], expected)

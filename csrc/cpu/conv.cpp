@@ -60,10 +60,11 @@ bool winograd_serves(const Problem& p) {
 
 // Where Winograd's transforms cost more than its fewer products save, or float64 is wanted exact, im2col is the better one.
 constexpr int64_t WINOGRAD_CHANNELS = 32;
-constexpr int64_t WINOGRAD_TILES = 8;
+constexpr int64_t WINOGRAD_POSITIONS = 48;          // three tiles and more
+constexpr int64_t WINOGRAD_WEIGHT_POSITIONS = 128;  // for the weight's gradient
 
 template <class T>
-bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, int64_t positions) {
+bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, int64_t positions, int64_t least) {
   TORCHCONV_CHECK(algorithm == "auto" || algorithm == "im2col" || algorithm == "winograd", op, ": algorithm is '", algorithm,
                   "', expected auto, im2col or winograd");
   if (algorithm == "winograd")
@@ -74,7 +75,7 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
                     to_string(Ints(p.window.dilation.begin(), p.window.dilation.end())), ", groups ", p.groups);
   if (algorithm != "auto") return algorithm == "winograd" && positions > 0;
   return std::is_same_v<T, float> && winograd_serves(p) && std::min(p.in, p.out) >= WINOGRAD_CHANNELS &&
-         positions >= 16 * WINOGRAD_TILES;
+         positions >= least;
 }
 
 // Whether the kernel covers the input at once, and `other` lies in the order of the result. The taps of a channel are then channels
@@ -108,7 +109,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     const T* shift = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), shift, nullptr};
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_POSITIONS);
     if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
       return kernel.plane_conv(gather, activations<const T>(input), activations<T>(output));
@@ -145,7 +146,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
         kernel.gather_conv(g);
       });
     }
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input));
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output);
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
       bool all = !winograd;
@@ -191,7 +192,7 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
       return kernel.weight_grad({p.batch, p.groups, product.in, p.out, product.window, static_cast<const T*>(input.data_ptr()), g.data(),
                                  grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
     }
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output));
+    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_WEIGHT_POSITIONS);
     if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
       return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     const ChannelsLast<T> x(input), g(grad_output);

@@ -1,15 +1,37 @@
 """A convolution with what usually follows it, as one layer that keeps less for backward than the several."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from torchconv.functional.arguments import IntOrInts
 from torchconv.functional.fused import conv_relu2d, conv_relu_pool2d
 from torchconv.nn.conv import Conv2d, padded
 
 
-class ConvReLU2d(Conv2d):
+class _Block(Conv2d):
+    """A convolution and what follows it, kept for backward or computed again."""
+
+    recompute: bool = False
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recompute = recompute
+
+    def _computed(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        # Under torch.func, checkpoint would compute outside of the transforms what was inside.
+        if self.recompute and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
+
+
+class ConvReLU2d(_Block):
     """`Conv2d` and `ReLU` in one: same arguments, parameters and state_dict as `torchconv.Conv2d`.
 
         block = torchconv.ConvReLU2d(3, 64, kernel_size=3, padding=1)
@@ -17,14 +39,21 @@ class ConvReLU2d(Conv2d):
         activation = block(image)  # torch.relu(conv(image))
 
     For backward it keeps a bit for each element of the output; see `torchconv.functional.conv_relu2d`.
+
+    Args:
+        *args, **kwargs: those of `Conv2d`.
+        recompute: keep the input alone, and compute the rest again in the backward pass, by `torch.utils.checkpoint`:
+            less where the input is there anyway, as a picture is. An attribute, so that a block that `convert` made can
+            be told as well.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, padding = padded(self, input)
-        return conv_relu2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        return self._computed(conv_relu2d, input, weight, bias, *geometry)
 
 
-class ConvReLUPool2d(Conv2d):
+class ConvReLUPool2d(_Block):
     """`Conv2d`, `ReLU` and `MaxPool2d` in one: parameters and state_dict as `torchconv.Conv2d`.
 
         block = torchconv.ConvReLUPool2d(3, 64, kernel_size=3, padding=1, pool_kernel_size=2)
@@ -36,7 +65,7 @@ class ConvReLUPool2d(Conv2d):
     Args:
         *args: those of `Conv2d`.
         pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: those of `MaxPool2d`.
-        **kwargs: those of `Conv2d`.
+        **kwargs: those of `Conv2d`, and `recompute`, as of `ConvReLU2d`.
     """
 
     pool_kernel_size: IntOrInts
@@ -64,7 +93,8 @@ class ConvReLUPool2d(Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, padding = padded(self, input)
-        return conv_relu_pool2d(
+        return self._computed(
+            conv_relu_pool2d,
             input,
             weight,
             bias,
