@@ -90,6 +90,11 @@ FEW_CHANNELS: dict[str, ConvProblem] = {
     "phases_without_taps": ConvProblem((2, 3, 40, 41), (4, 3, 2, 2), stride=3, dilation=2, padding=1),
     "stride_and_dilation_with_common_divisor": ConvProblem((2, 3, 60, 70), (4, 3, 3, 4), (4, 6), (1, 3), (2, 4)),
     "many_groups": ConvProblem((2, 80, 9, 20), (120, 2, 3, 3), padding=1, groups=40),
+    "first_layer_of_many_rows": ConvProblem((2, 3, 60, 70), (40, 3, 7, 7), stride=2, padding=3),
+    "patches_as_a_first_layer": ConvProblem((2, 3, 40, 46), (64, 3, 4, 4), stride=4),
+    "dilated_grey_first_layer": ConvProblem(
+        (3, 1, 40, 46), (33, 1, 5, 3), stride=(3, 1), padding=(4, 0), dilation=(2, 1)
+    ),
     "as_many_taps_as_positions": ConvProblem((2, 3, 12, 12), (4, 3, 7, 7), padding=2),
 }
 

@@ -27,8 +27,8 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, row_conv<T>, row_conv_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>,
-          plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>, plane_weight_grad_serves<T>, transpose<T>};
+  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
+          row_weight_grad_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>, plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>, plane_weight_grad_serves<T>, transpose<T>};
 }
 
 template <class T>

@@ -39,13 +39,15 @@ struct ConvKernels {
   void (*weight_grad)(const WeightGrad<T>&);
   void (*winograd_conv)(const WinogradConv<T>&);
   void (*winograd_weight_grad)(const WinogradWeightGrad<T>&);
-  // The first for few input channels, of activations as they are; and whether that is faster.
+  // The same two for few input channels, of activations as they are; and whether that is faster.
   void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
+  void (*row_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);
   bool (*row_conv_serves)(const GatherConv<T>&);
+  bool (*row_weight_grad_serves)(const WeightGrad<T>&);
   // The first for one tap and contiguous activations; and whether that is it.
   void (*pointwise_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   bool (*pointwise_conv_serves)(const GatherConv<T>&, bool channels_last);
-  // The same two maps for few channels, of activations as they are; and whether that is faster.
+  // The first two for few channels, of activations as they are; and whether that is faster.
   void (*plane_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);
   bool (*plane_conv_serves)(const GatherConv<T>&, bool channels_last);
