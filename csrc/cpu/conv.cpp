@@ -193,10 +193,10 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
                                  grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
     }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_WEIGHT_POSITIONS);
-    if (!winograd && kernel.row_weight_grad_serves(grad))
-      return kernel.row_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
       return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
+    if (!winograd && kernel.row_weight_grad_serves(grad))
+      return kernel.row_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     const ChannelsLast<T> x(input), g(grad_output);
     grad.input = x.data();
     grad.grad_output = g.data();

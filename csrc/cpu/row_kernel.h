@@ -5,9 +5,10 @@ namespace torchconv {
 namespace TORCHCONV_ISA {
 
 // Whether the taps are rows of neighbours in two dimensions, without groups; and of so few channels that packing would cost as much
-// as it saves.
-inline bool rows_serve(const Window& w, int64_t groups, int64_t in_channels, int64_t out_channels) {
-  return groups == 1 && in_channels > 0 && in_channels <= 4 && out_channels >= 8 && w.kernel[0] == 1 && w.stride[0] == 1 && w.padding[0] == 0 &&
+// as it saves. Half a panel of output channels is filled.
+template <class T>
+bool rows_serve(const Window& w, int64_t groups, int64_t in_channels, int64_t out_channels) {
+  return groups == 1 && in_channels > 0 && in_channels <= 4 && 2 * out_channels >= TILE_COLUMNS<T> && w.kernel[0] == 1 && w.stride[0] == 1 && w.padding[0] == 0 &&
          w.dilation[2] == 1 && volume(w.kernel) > 1 && w.kernel[2] <= 16;
 }
 
@@ -115,7 +116,7 @@ RunTile<T> run_tile_of(int64_t rows, int64_t step) {
 
 template <class T>
 bool row_conv_serves(const GatherConv<T>& p) {
-  return rows_serve(p.window, p.groups, p.in_channels, p.out_channels) && p.spacing == Extent{1, 1, 1} && p.origin == Extent{0, 0, 0};
+  return rows_serve<T>(p.window, p.groups, p.in_channels, p.out_channels) && p.spacing == Extent{1, 1, 1} && p.origin == Extent{0, 0, 0};
 }
 
 template <class T>
@@ -200,7 +201,7 @@ RowDots<T> row_dots_of(int64_t rows) {
 
 template <class T>
 bool row_weight_grad_serves(const WeightGrad<T>& p) {
-  return p.out_channels >= TILE_COLUMNS<T> && rows_serve(p.window, p.groups, p.in_channels, p.out_channels);
+  return rows_serve<T>(p.window, p.groups, p.in_channels, p.out_channels);
 }
 
 // The product is [tap, in][position] x [position][out], of which the first factor is never made. The blocks of rows are cut into as
