@@ -130,6 +130,9 @@ WINOGRAD_PROBLEMS: dict[str, ConvProblem] = {
     "one_pixel": ConvProblem((1, 4, 1, 1), (3, 4, 3, 3), padding=1),
     "deeper_than_a_block": ConvProblem((1, 200, 7, 9), (65, 200, 3, 3), padding=1),
     "many_tiles": ConvProblem((3, 5, 31, 29), (6, 5, 3, 3), padding=1),
+    "large_tiles": ConvProblem((2, 33, 12, 17), (34, 33, 3, 3), padding=1),
+    "large_tiles_unpadded": ConvProblem((1, 40, 21, 20), (35, 40, 3, 3), bias=False),
+    "many_large_tiles": ConvProblem((1, 33, 47, 43), (34, 33, 3, 3), padding=1),
     "weight_gradient_in_chunks": ConvProblem((1, 201, 41, 39), (190, 201, 3, 3), padding=1),
 }
 

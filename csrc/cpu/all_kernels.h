@@ -13,6 +13,7 @@
 #include "weight_grad_kernel.h"
 #include "row_kernel.h"
 #include "pointwise_kernel.h"
+#include "winograd_transforms.h"
 #include "winograd_kernel.h"
 #include "winograd_weight_kernel.h"
 #include "planes.h"

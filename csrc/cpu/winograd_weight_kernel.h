@@ -8,6 +8,8 @@ namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
 
+constexpr int OUT = F4::OUT, IN = F4::IN, POINTS = F4::POINTS;
+
 // One dimension of A y.
 template <class V>
 inline __attribute__((always_inline)) void transform_grad_output(const V y[OUT], V to[IN]) {
@@ -50,15 +52,15 @@ struct WeightGradPoints {
   }
 
   // Those of the tiles [first, first + count).
-  void transform(const WinogradWeightGrad<T>& p, const Tiles<T>& all, int64_t first, int64_t count) const {
+  void transform(const WinogradWeightGrad<T>& p, const Tiles<F4, T>& all, int64_t first, int64_t count) const {
     const auto of_grad = [](const vec<T> y[OUT], vec<T> to[IN]) __attribute__((always_inline)) { transform_grad_output(y, to); };
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
         const T *input[POINTS], *grad[OUT * OUT];
         all.inputs(p.input, first + t, input);
         all.outputs(p.grad_output, first + t, static_cast<const T*>(all.zeros.get()), grad);
-        input_tile(input, 0, p.in_channels, inputs.get() + t * in_stride, in_step);
-        tile_points<OUT>(grad, 0, p.out_channels, grads.get() + t * out_stride, out_step, of_grad);
+        input_tile<F4>(input, p.in_channels, 0, p.in_channels, inputs.get() + t * in_stride, in_step, in_stride);
+        tile_points<OUT, IN>(grad, OUT * p.out_channels, 0, p.out_channels, grads.get() + t * out_stride, out_step, out_stride, of_grad);
       }
     });
   }
@@ -128,7 +130,7 @@ constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_B
 template <class T>
 void weight_grad(const WinogradWeightGrad<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const Tiles<T> all(p);
+  const Tiles<F4, T> all(p);
   const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);

@@ -15,6 +15,7 @@ from torchconv.autograd.transforms import Window
 
 LARGE = 1 << 25  # bytes of a convolution's output from which on it is worth it
 BAND = 6 << 20  # bytes of a band of it
+TILES = 12  # rows: two or three of Winograd's tiles
 WORD_BITS = 64  # of the signs
 
 # The gradient of the convolution's output in a picture's rows from one to before another: (1, O, rows, W).
@@ -128,8 +129,9 @@ def conv_relu_input(
 
 
 def _rows(weight: Tensor, width: int) -> int:
-    """How many rows of the convolution's output are a band."""
-    return max(1, BAND // (weight.shape[0] * width * weight.element_size()))
+    """How many rows of the convolution's output are a band: where that fits, whole tiles of Winograd's."""
+    rows = max(1, BAND // (weight.shape[0] * width * weight.element_size()))
+    return rows // TILES * TILES or rows
 
 
 def _padded(rows: Tensor, before: int, after: int) -> Tensor:

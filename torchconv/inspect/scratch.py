@@ -15,9 +15,9 @@ from torchconv import _extension, ops
 from torchconv.reference import output_size
 
 # csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
-DEPTH = 128
-POINTS = 36
-GROUP = 4
+DEPTH, PANEL_DEPTH = 128, 64
+POSITIONS, WEIGHT_POSITIONS = 48, 128
+POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 21
 OUT_BLOCK, IN_BLOCK = 56, 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
@@ -25,7 +25,7 @@ SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 # csrc/cpu/blocks.h
 PAGE = 1 << 16
 SMALLEST = 2 << 20
-KEPT = 32 << 20
+KEPT = 128 << 20
 
 VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
 
@@ -99,16 +99,15 @@ class _Conv(NamedTuple):
     def line(self) -> int:  # LINE
         return 64 // self.dtype.itemsize
 
-    @property
-    def tiles(self) -> int:
-        return self.batch * prod(_ceil_div(size, 4) for size in self.plane)
+    def tiles(self, side: int) -> int:
+        return self.batch * prod(_ceil_div(size, side) for size in self.plane)
 
-    def by_winograd(self, algorithm: str, stride: Sequence[int], dilation: Sequence[int]) -> bool:
+    def by_winograd(self, algorithm: str, stride: Sequence[int], dilation: Sequence[int], least: int) -> bool:
         """use_winograd in conv.cpp."""
         if algorithm != "auto":
             return algorithm == "winograd"
         serves = self.groups == 1 and list(self.kernel) == [3, 3] and {*stride, *dilation} == {1}
-        enough = min(self.inputs, self.outputs) >= 32 and self.positions >= 16 * 8
+        enough = min(self.inputs, self.outputs) >= 32 and self.positions >= least
         return serves and enough and self.dtype == torch.float32
 
     def in_place(self, channels_last: bool) -> bool:
@@ -121,21 +120,25 @@ class _Conv(NamedTuple):
 
     def winograd(self) -> list[int]:
         """winograd_kernel.h: the transformed weights and, for each thread, a block of tiles; or the other way round."""
-        blocks, panels = _ceil_div(self.inputs, DEPTH), _ceil_div(self.outputs, self.columns)
-        stride, width = DEPTH + self.line, panels * self.columns
-        if 3 * self.tiles < 2 * self.outputs:
-            inputs, products = blocks * self.tiles * stride, self.tiles * GROUP * self.columns
-            return [POINTS * inputs, POINTS * blocks * GROUP * DEPTH * self.columns, POINTS * products]
-        room = 1_200_000 // (POINTS * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
-        tiles = min(max(room // self.rows * self.rows, 2 * self.rows), 4 * self.rows)
-        weight = POINTS * blocks * DEPTH * width
-        return [weight, *[POINTS * tiles * stride, POINTS * tiles * width] * torch.get_num_threads()]
+        threads = torch.get_num_threads()
+        points, tiles = POINTS, self.tiles(4)
+        if min(self.inputs, self.outputs) >= 32 and 16 * POINTS_OF_LARGE * self.tiles(6) <= 15 * points * tiles:
+            points, tiles = POINTS_OF_LARGE, self.tiles(6)
+        if tiles < self.outputs:
+            block = min(tiles, 70 // self.rows * self.rows)
+            inputs = _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
+            return [points * inputs, *[points * self.columns * size for size in (PANEL_DEPTH, block)] * threads]
+        width = self._whole(self.outputs)
+        room = 1_000_000 // (points * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
+        block = min(max(room // self.rows * self.rows, 14 // self.rows * self.rows), 4 * self.rows)
+        weight = _ceil_div(self.inputs, DEPTH) * DEPTH * width
+        return [points * weight, *[points * block * size for size in (DEPTH + self.line, width)] * threads]
 
     def winograd_weight(self) -> list[int]:
         """winograd_weight_kernel.h: both operands of a chunk of tiles, and the sums."""
         room = CHUNK // POINTS // (self.inputs + self.outputs)
-        chunks = max(1, _ceil_div(self.tiles, max(room, 64)))
-        tiles = _ceil_div(self.tiles, chunks)
+        chunks = max(1, _ceil_div(self.tiles(4), max(room, 64)))
+        tiles = _ceil_div(self.tiles(4), chunks)
         operands = [POINTS * tiles * (self._whole(count) + self.line) for count in (self.inputs, self.outputs)]
         if chunks == 1:
             return operands + [POINTS * OUT_BLOCK * IN_BLOCK] * torch.get_num_threads()
@@ -184,7 +187,7 @@ def _conv(
     kernel = weight.shape[2:]
     plane = output_size(input.shape[2:], kernel, stride, padding, dilation)
     conv = _Conv(groups, weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0], input.dtype)
-    winograd = conv.by_winograd(algorithm, stride, dilation)
+    winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
     by_rows = groups == 1 and conv.inputs <= 4 and conv.outputs >= 8 and dilation[-1] == 1  # row_conv_serves
     if not winograd and (by_rows or conv.in_place(_is_channels_last(input))):
         return []
@@ -206,7 +209,7 @@ def _conv_input(
     batch = grad_output.shape[0]
     dims = weight.shape[0] // groups, weight.shape[1], weight.shape[2:]
     conv = _Conv(groups, *dims, input_size, batch, grad_output.dtype)
-    winograd = conv.by_winograd(algorithm, stride, dilation)
+    winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
     if not winograd and conv.in_place(_is_channels_last(grad_output)):
         return []
     result = 0 if channels_last else conv.positions * conv.outputs * groups
@@ -226,7 +229,7 @@ def _conv_weight(
 ) -> list[int]:
     dims = input.shape[1] // groups, grad_output.shape[1] // groups, kernel_size
     conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], input.dtype)
-    winograd = conv.by_winograd(algorithm, stride, dilation)
+    winograd = conv.by_winograd(algorithm, stride, dilation, WEIGHT_POSITIONS)
     pointwise = prod(kernel_size) == 1  # which only the other two have a kernel for
     if not winograd and not pointwise and conv.in_place(_is_channels_last(input)):
         return []

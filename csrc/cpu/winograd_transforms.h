@@ -1,0 +1,116 @@
+// Winograd's minimal filtering F(m x m, 3x3) (Lavin & Gray 2016, arXiv:1509.09308, equations 8 and 16):
+//
+//   Y = A^T [ (G g G^T) * (B^T d B) ] A        (* is elementwise)
+//
+// computes a tile of m x m outputs from a tile d of (m+2) x (m+2) inputs with (m+2)^2 products instead of 9 m^2.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+namespace winograd {
+
+// 36 products for 4x4 outputs instead of 144, with the points 0, 1, -1, 2, -2, inf:
+//
+//          4  0 -5  0  1  0           1/4    0     0            1  1  1  1  1  0
+//          0 -4 -4  1  1  0          -1/6  -1/6  -1/6    A^T =  0  1 -1  2 -2  0
+//   B^T =  0  4 -4 -1  1  0     G =  -1/6   1/6  -1/6           0  1  1  4  4  0
+//          0 -2 -1  2  1  0          1/24  1/12   1/6           0  1 -1  8 -8  1
+//          0  2 -1 -2  1  0          1/24 -1/12   1/6
+//          0  4  0 -5  0  1            0     0     1
+struct F4 {
+  static constexpr int OUT = 4, IN = 6, POINTS = IN * IN;
+
+  // One dimension of B^T d.
+  template <class V>
+  static inline __attribute__((always_inline)) void input(const V d[IN], V to[IN]) {
+    const V even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], far = d[4] - d[2], twice = 2 * (d[3] - d[1]);
+    to[0] = 4 * d[0] - 5 * d[2] + d[4];
+    to[1] = even + odd;
+    to[2] = even - odd;
+    to[3] = far + twice;
+    to[4] = far - twice;
+    to[5] = 4 * d[1] - 5 * d[3] + d[5];
+  }
+
+  // One dimension of G g. Multiplied, not divided: division takes ten times as long.
+  template <class T>
+  static inline __attribute__((always_inline)) void weight(const vec<T> g[3], vec<T> to[IN]) {
+    constexpr T sixth = T(1) / 6, twelfth = T(1) / 12, twentyfourth = T(1) / 24;
+    const vec<T> outer = (g[0] + g[2]) * -sixth, inner = g[1] * sixth, near = g[0] * twentyfourth + g[2] * sixth, half = g[1] * twelfth;
+    to[0] = g[0] * T(0.25);
+    to[1] = outer - inner;
+    to[2] = outer + inner;
+    to[3] = near + half;
+    to[4] = near - half;
+    to[5] = g[2];
+  }
+
+  // One dimension of A^T m.
+  template <class V>
+  static inline __attribute__((always_inline)) void output(const V m[IN], V to[OUT]) {
+    const V sum1 = m[1] + m[2], difference1 = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    to[0] = m[0] + sum1 + sum2;
+    to[1] = difference1 + 2 * difference2;
+    to[2] = sum1 + 4 * sum2;
+    to[3] = difference1 + 8 * difference2 + m[5];
+  }
+};
+
+// 64 products for 6x6 outputs instead of 324, with the points 0, 1, -1, 2, -2, 1/2, -1/2, inf; it errs by twice as much as F4:
+//
+//          1    0  -21/4    0    21/4    0   -1  0             1      0      0
+//          0    1    1   -17/4  -17/4    1    1  0           -2/9   -2/9   -2/9            1  1  1  1   1   1     1   0
+//          0   -1    1    17/4  -17/4   -1    1  0           -2/9    2/9   -2/9            0  1 -1  2  -2  1/2  -1/2  0
+//   B^T =  0   1/2  1/4   -5/2   -5/4    2    1  0     G =   1/90   1/45   2/45    A^T =   0  1  1  4   4  1/4   1/4  0
+//          0  -1/2  1/4    5/2   -5/4   -2    1  0           1/90  -1/45   2/45            0  1 -1  8  -8  1/8  -1/8  0
+//          0    2    4    -5/2    -5   1/2    1  0          32/45  16/45   8/45            0  1  1 16  16  1/16 1/16  0
+//          0   -2    4     5/2    -5  -1/2    1  0          32/45 -16/45   8/45            0  1 -1 32 -32  1/32 -1/32 1
+//          0   -1    0    21/4     0  -21/4   0  1             0      0      1
+struct F6 {
+  static constexpr int OUT = 6, IN = 8, POINTS = IN * IN;
+
+  template <class V>
+  static inline __attribute__((always_inline)) void input(const V d[IN], V to[IN]) {
+    const V even1 = d[2] + d[6] - 4.25f * d[4], odd1 = d[1] + d[5] - 4.25f * d[3];
+    const V even2 = d[6] + 0.25f * d[2] - 1.25f * d[4], odd2 = 0.5f * d[1] - 2.5f * d[3] + 2 * d[5];
+    const V even3 = d[6] + 4 * d[2] - 5 * d[4], odd3 = 2 * d[1] - 2.5f * d[3] + 0.5f * d[5];
+    to[0] = d[0] - d[6] + 5.25f * (d[4] - d[2]);
+    to[1] = even1 + odd1;
+    to[2] = even1 - odd1;
+    to[3] = even2 + odd2;
+    to[4] = even2 - odd2;
+    to[5] = even3 + odd3;
+    to[6] = even3 - odd3;
+    to[7] = d[7] - d[1] + 5.25f * (d[3] - d[5]);
+  }
+
+  template <class T>
+  static inline __attribute__((always_inline)) void weight(const vec<T> g[3], vec<T> to[IN]) {
+    constexpr T ninth = T(1) / 9, fortyfifth = T(1) / 45;
+    const vec<T> outer1 = (g[0] + g[2]) * (-2 * ninth), inner1 = g[1] * (2 * ninth);
+    const vec<T> outer2 = (g[0] + 4 * g[2]) * (T(0.5) * fortyfifth), inner2 = g[1] * fortyfifth;
+    const vec<T> outer3 = (4 * g[0] + g[2]) * (8 * fortyfifth), inner3 = g[1] * (16 * fortyfifth);
+    to[0] = g[0];
+    to[1] = outer1 - inner1;
+    to[2] = outer1 + inner1;
+    to[3] = outer2 + inner2;
+    to[4] = outer2 - inner2;
+    to[5] = outer3 + inner3;
+    to[6] = outer3 - inner3;
+    to[7] = g[2];
+  }
+
+  template <class V>
+  static inline __attribute__((always_inline)) void output(const V m[IN], V to[OUT]) {
+    const V sum1 = m[1] + m[2], difference1 = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    const V sum3 = m[5] + m[6], difference3 = m[5] - m[6];
+    to[0] = m[0] + sum1 + sum2 + sum3;
+    to[1] = difference1 + 2 * difference2 + 0.5f * difference3;
+    to[2] = sum1 + 4 * sum2 + 0.25f * sum3;
+    to[3] = difference1 + 8 * difference2 + 0.125f * difference3;
+    to[4] = sum1 + 16 * sum2 + 0.0625f * sum3;
+    to[5] = difference1 + 32 * difference2 + 0.03125f * difference3 + m[7];
+  }
+};
+
+}  // namespace winograd
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
