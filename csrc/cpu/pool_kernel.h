@@ -245,36 +245,61 @@ void pool_gather(const PoolMap<T, Position>& p) {
   });
 }
 
+inline bool within(int64_t i, int64_t size) { return 0 <= i && i < size; }
+
 // Plane by plane, windows in order: the sum at an input does not depend on the number of threads.
 template <class T, class Position>
 void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
   const Window& w = p.window;
   const int64_t inputs = volume(w.input), outputs = volume(w.output);
   const int64_t taps = std::min<int64_t>(volume(w.kernel), 256);  // those of larger windows are found the slow way
+  std::vector<Extent> step(taps);  // from a window's corner to its taps
   std::vector<int64_t> offset(taps);
   for (int64_t tap = 0; tap < taps; tap++) {
     const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-    offset[tap] = (kd * w.dilation[0] * w.input[1] + kh * w.dilation[1]) * w.input[2] + kw * w.dilation[2];
+    step[tap] = {kd * w.dilation[0], kh * w.dilation[1], kw * w.dilation[2]};
+    offset[tap] = (step[tap][0] * w.input[1] + step[tap][1]) * w.input[2] + step[tap][2];
   }
+  constexpr bool in_place = std::is_same_v<T, wide<T>>;
+  const auto span = [&](int i) { return (w.kernel[i] - 1) * w.dilation[i]; };
+  // The windows [first, last) of a row lie inside of it.
+  const int64_t width = w.output[2], stride = w.stride[2], room = w.input[2] + w.padding[2] - span(2) - 1;
+  const int64_t first = std::min(ceil_div(w.padding[2], stride), width), last = std::clamp(room < 0 ? 0 : room / stride + 1, first, width);
   torch::stable::parallel_for(0, p.batch * p.channels, std::max<int64_t>(1, 4096 / (inputs + 1)), [&](int64_t begin, int64_t end) {
-    Scratch<wide<T>> sum(inputs);
+    const Scratch<wide<T>> sums(in_place ? 0 : inputs);
     for (int64_t plane = begin; plane < end; plane++) {
-      std::memset(sum.get(), 0, inputs * sizeof(wide<T>));
+      T* const result = p.full + plane * inputs;
+      wide<T>* sum = sums.get();
+      if constexpr (in_place) sum = result;
+      zero_run(sum, inputs);
       const Position* position = p.positions + plane * outputs;
       const T* value = p.pooled + plane * outputs;
-      for (int64_t row = 0, q = 0; row < w.output[0] * w.output[1]; row++) {
-        const Corner at = corner_of(w, q);
-        const auto fits = [&](int i, int64_t start) { return 0 <= start && start + (w.kernel[i] - 1) * w.dilation[i] < w.input[i]; };
-        const bool row_fits = fits(0, at.depth) && fits(1, at.height);
-        const int64_t corner = (at.depth * w.input[1] + at.height) * w.input[2];
-        for (int64_t x = 0; x < w.output[2]; x++, q++) {
-          const int64_t start = x * w.stride[2] - w.padding[2], tap = position[q];
-          const bool whole = row_fits && fits(2, start) && 0 <= tap && tap < taps;
-          const int64_t to = whole ? corner + start + offset[tap] : picked(w, q, tap);
-          if (to >= 0) sum.get()[to] += value[q];
+      for (int64_t od = 0, q = 0; od < w.output[0]; od++) {
+        for (int64_t oh = 0; oh < w.output[1]; oh++, q += width) {
+          const int64_t d = od * w.stride[0] - w.padding[0], h = oh * w.stride[1] - w.padding[1];
+          bool inside = 0 <= d && d + span(0) < w.input[0] && 0 <= h && h + span(1) < w.input[1];
+          for (int64_t x = 0; x < width; x++) inside &= static_cast<uint64_t>(position[q + x]) < static_cast<uint64_t>(taps);
+          const int64_t begin_inside = inside ? first : width, end_inside = inside ? last : width;
+          wide<T>* const corner = sum + (d * w.input[1] + h) * w.input[2] - w.padding[2];
+          const auto add = [&](int64_t x) {
+            const int64_t tap = position[q + x];
+            int64_t to = -1;
+            if (tap < 0 || tap >= taps) {
+              to = picked(w, q + x, tap);
+            } else if (const Extent& s = step[tap]; within(d + s[0], w.input[0]) && within(h + s[1], w.input[1]) &&
+                                                    within(x * stride - w.padding[2] + s[2], w.input[2])) {
+              to = corner - sum + x * stride + offset[tap];
+            }
+            if (to >= 0) sum[to] += static_cast<wide<T>>(value[q + x]);
+          };
+          for (int64_t x = 0; x < begin_inside; x++) add(x);
+          for (int64_t x = begin_inside; x < end_inside; x++)
+            corner[x * stride + offset[position[q + x]]] += static_cast<wide<T>>(value[q + x]);
+          for (int64_t x = end_inside; x < width; x++) add(x);
         }
       }
-      for (int64_t i = 0; i < inputs; i++) p.full[plane * inputs + i] = static_cast<T>(sum.get()[i]);
+      if constexpr (!in_place)
+        for (int64_t i = 0; i < inputs; i++) result[i] = static_cast<T>(sum[i]);
     }
   });
 }
@@ -343,63 +368,6 @@ inline __attribute__((always_inline)) void store_in_turn(T* to, V even, V odd, s
   store(to + L, __builtin_shufflevector(even, odd, (I % 2 * L + (L + I) / 2)...));
 }
 
-// Input column x is u = x + padding = STRIDE * m + r; tap kw of window ow meets it where kw % STRIDE == r and ow == m - kw / STRIDE.
-// So for a vector of m, each tap meets one run of windows. Adds what row `oh` of windows gives to one row of the input, as tap row
-// `first`; the rows lie in buffers with room for windows that don't exist, whose position no tap has.
-template <class T, int STRIDE>
-void scatter_row(const wide<T>* value, const WideIndex<T>* position, int64_t kernel, int64_t first, int64_t count, wide<T>* sum) {
-  constexpr int64_t L = lanes<wide<T>>;
-  for (int64_t m = 0; m < count; m += L) {
-    Values<T> part[STRIDE];
-    for (int r = 0; r < STRIDE; r++) part[r] = Values<T>{};
-    for (int64_t kw = kernel - 1; kw >= 0; kw--) {  // windows in order
-      const auto picked = load(position + m - kw / STRIDE) == Indices<T>{} + static_cast<WideIndex<T>>(first + kw);
-      part[kw % STRIDE] += picked ? load(value + m - kw / STRIDE) : Values<T>{};
-    }
-    wide<T>* to = sum + m * STRIDE;
-    if constexpr (STRIDE == 1) {
-      store(to, load(to) + part[0]);
-    } else {
-      wide<T> both[2 * L];
-      store_in_turn(both, part[0], part[1], std::make_integer_sequence<int, L>{});
-      store(to, load(to) + load(both));
-      store(to + L, load(to + L) + load(both + L));
-    }
-  }
-}
-
-// Plane by plane, row by row.
-template <class T, class Position>
-void pool_scatter_rows(const PoolMap<T, Position>& p) {
-  constexpr int64_t L = lanes<wide<T>>;
-  const Window& w = p.window;
-  const int64_t inputs = volume(w.input), outputs = volume(w.output), width = w.output[2], stride = w.stride[2];
-  const auto depths = holders(w, 0), heights = holders(w, 1);
-  const int64_t before = (w.kernel[2] - 1) / stride;                                                // windows that don't exist
-  const int64_t count = ceil_div(ceil_div(w.input[2] + w.padding[2], stride), L) * L, room = before + std::max(count, width) + L;
-  torch::stable::parallel_for(0, p.batch * p.channels * w.input[0] * w.input[1], std::max<int64_t>(1, 4096 / (w.input[2] + 1)), [&](int64_t begin, int64_t end) {
-    const Scratch<wide<T>> value(room), sum(count * stride);
-    const Scratch<WideIndex<T>> position(room);
-    zero_run(value.get(), room);
-    std::fill(position.get(), position.get() + room, WideIndex<T>(-1));
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], plane = row / w.input[1] / w.input[0];
-      zero_run(sum.get(), count * stride);
-      for (const Holder& od : depths[d]) {
-        for (const Holder& oh : heights[h]) {
-          const int64_t from = plane * outputs + (od.window * w.output[1] + oh.window) * width;
-          for (int64_t x = 0; x < width; x++) value.get()[before + x] = static_cast<wide<T>>(p.pooled[from + x]);
-          for (int64_t x = 0; x < width; x++) position.get()[before + x] = static_cast<WideIndex<T>>(p.positions[from + x]);
-          const int64_t first = (od.tap * w.kernel[1] + oh.tap) * w.kernel[2];
-          (stride == 1 ? scatter_row<T, 1> : scatter_row<T, 2>)(value.get() + before, position.get() + before, w.kernel[2], first, count, sum.get());
-        }
-      }
-      T* to = p.full + plane * inputs + (d * w.input[1] + h) * w.input[2];
-      for (int64_t x = 0; x < w.input[2]; x++) to[x] = static_cast<T>(sum.get()[x + w.padding[2]]);
-    }
-  });
-}
-
 // Windows two pixels apart and no larger, that cover each row: each pixel is in one window, and a window's row gives two runs of it.
 inline bool are_pairs(const Window& w) {
   return w.stride[2] == 2 && w.kernel[2] == 2 && w.padding == Extent{0, 0, 0} && w.dilation == Extent{1, 1, 1} && w.kernel[0] <= w.stride[0] &&
@@ -445,10 +413,10 @@ void pool_scatter_pairs(const PoolMap<T, Position>& p) {
 
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
-  const Window& w = p.window;
-  const bool rows = w.stride[2] <= 2 && w.dilation[2] == 1 && w.kernel[2] <= 8;
   if (p.channels_last) return pool_scatter_channels_last(p);
-  are_pairs(w) ? pool_scatter_pairs(p) : rows ? pool_scatter_rows(p) : pool_scatter_contiguous(p);
+  if constexpr (std::is_same_v<T, wide<T>>)
+    if (are_pairs(p.window)) return pool_scatter_pairs(p);
+  pool_scatter_contiguous(p);
 }
 
 }  // namespace TORCHCONV_ISA
