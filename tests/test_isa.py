@@ -76,7 +76,7 @@ def test_winograd(isa: str, channels: int, dtype: torch.dtype) -> None:
     problems = [
         ConvProblem((2, channels, 9, 14), (5, channels, 3, 3), padding=1),
         ConvProblem((1, 6, 7, 61), (channels, 6, 3, 3)),
-        ConvProblem((1, channels, 13, 18), (channels + 1, channels, 3, 3), padding=1),  # tiles of 6x6 from 32 channels on
+        ConvProblem((1, channels, 13, 18), (channels + 1, channels, 3, 3), padding=1),  # 6x6 from 32 on
     ]
     for problem in problems:
         tensors = [leaf(t) for t in problem.tensors(dtype)]
