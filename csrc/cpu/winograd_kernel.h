@@ -176,10 +176,10 @@ struct Tiles {
   int64_t x(int64_t index) const { return index % across * F::OUT; }
 };
 
-// One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel. The transforms
-// make much of the sums' errors: no sum is longer than SUM.
+// No sum is longer: the transforms make much of its error.
 constexpr int64_t SUM = 64;
 
+// One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel.
 template <class T, LayoutA LAYOUT>
 void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T* products, int64_t product_stride, bool first) {
   constexpr int64_t N = TILE_COLUMNS<T>, STRIDE = LAYOUT == LayoutA::tight ? TIGHT_STRIDE : PACKED_STRIDE<T>;
@@ -290,7 +290,7 @@ void conv_by(const WinogradConv<T>& p) {
 }
 
 template <class F>
-int64_t products(const WinogradPictures& p) {
+int64_t multiplications(const WinogradPictures& p) {
   return p.batch * ceil_div(p.out_height, F::OUT) * ceil_div(p.out_width, F::OUT) * F::POINTS;
 }
 
@@ -299,7 +299,7 @@ int64_t products(const WinogradPictures& p) {
 template <class T>
 void conv(const WinogradConv<T>& p) {
   const bool many_channels = std::min(p.in_channels, p.out_channels) >= 32;
-  many_channels && 16 * products<F6>(p) <= 15 * products<F4>(p) ? conv_by<F6>(p) : conv_by<F4>(p);
+  many_channels && 16 * multiplications<F6>(p) <= 15 * multiplications<F4>(p) ? conv_by<F6>(p) : conv_by<F4>(p);
 }
 
 }  // namespace winograd
