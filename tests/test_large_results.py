@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import torchconv
+from torchconv.inspect.scratch import KEPT
 
 SIDE = 512  # a result of 8 channels is 8 MiB
 WORKER = Path(__file__).with_name("leak_worker.py")
@@ -47,6 +48,28 @@ def test_memory_is_lent_again_without_trace_of_what_was_there() -> None:
         assert_close(result, expected)
         del result
         torchconv.empty_cache()
+
+
+@compiled_only
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.11"), reason="torch 2.10 allocates all results itself")
+def test_as_much_is_kept_as_the_account_of_memory_says() -> None:
+    image, weight = torch.randn(1, 3, SIDE, SIDE), torch.randn(8, 3, 3, 3)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def results() -> list[Tensor]:
+        return [torchconv.functional.conv2d(image, weight, padding=1) for _ in range(1 + KEPT // (8 << 20))]
+
+    torchconv.empty_cache()
+    before = resident()
+    held = results()
+    assert resident() - before > KEPT
+    del held
+    assert resident() - before == pytest.approx(KEPT, abs=KEPT / 8)
+    torchconv.empty_cache()
+    assert resident() - before < KEPT / 8
 
 
 def test_a_result_can_be_changed_in_place_pickled_and_shared() -> None:

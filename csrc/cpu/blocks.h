@@ -21,7 +21,7 @@ constexpr size_t HUGE_PAGE = size_t(1) << 21;
 
 class Blocks {
  public:
-  static constexpr size_t SMALLEST = HUGE_PAGE, KEPT = size_t(32) << 20;
+  static constexpr size_t SMALLEST = HUGE_PAGE, KEPT = size_t(128) << 20;
 
   // Uninitialised, aligned to a huge page; `size` is what it must be given back with. Null where the system has no more.
   static void* take(size_t bytes, size_t& size) {
