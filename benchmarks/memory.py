@@ -30,7 +30,7 @@ WHOLE = 1024  # pixels: larger pictures in tiles only
 CASES = [
     ("style", "vgg19", 1, [256, 512, 1024, 2048, 4096]),
     *(("saliency", "vgg16", batch, [224, 512]) for batch in (1, 8)),
-    *(("train", network, *case) for network in ("vgg16 features", "vgg16") for case in ((8, [64]), (2, [224]))),
+    *(("train", network, *case) for network in ("vgg16 features", "vgg16") for case in ((8, [64, 224]), (2, [224]))),
     ("train", "resnet18", 8, [128]),
 ]
 

@@ -134,6 +134,7 @@ WINOGRAD_PROBLEMS: dict[str, ConvProblem] = {
     "large_tiles_unpadded": ConvProblem((1, 40, 21, 20), (35, 40, 3, 3), bias=False),
     "many_large_tiles": ConvProblem((1, 33, 47, 43), (34, 33, 3, 3), padding=1),
     "weight_gradient_in_chunks": ConvProblem((1, 201, 41, 39), (190, 201, 3, 3), padding=1),
+    "weight_gradient_by_blocks": ConvProblem((1, 353, 33, 37), (340, 353, 3, 3), padding=1),
 }
 
 

@@ -85,9 +85,10 @@ struct WeightGradPoints {
   }
 };
 
-// G^T m G of one output channel and `count` input channels from `in` on; point i of them is at sums + i * step.
+// G^T m G of one output channel and `count` input channels from `in` on; point i of them is at sums + i * step. `more` adds it to what
+// is there.
 template <class T>
-void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in, int64_t count, const T* sums, int64_t step) {
+void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in, int64_t count, const T* sums, int64_t step, bool more) {
   constexpr int64_t L = lanes<T>;
   const auto& v = p.view;
   int64_t offset[9];
@@ -113,11 +114,14 @@ void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in,
     }
     T* to = p.grad_weight + out * v.out_step + (in + c) * v.in_step;
     const int64_t some = std::min(L, count - c);
-    if (v.in_step == 1) {
+    if (v.in_step == 1 && !more) {
       for (int tap = 0; tap < 9; tap++) copy_run(taps[tap], to + offset[tap], some);
     } else {
       for (int64_t i = 0; i < some; i++)
-        for (int tap = 0; tap < 9; tap++) to[i * v.in_step + offset[tap]] = taps[tap][i];
+        for (int tap = 0; tap < 9; tap++) {
+          T& sum = to[i * v.in_step + offset[tap]];
+          sum = more ? sum + taps[tap][i] : taps[tap][i];
+        }
     }
   }
 }
@@ -127,6 +131,25 @@ constexpr int64_t CHUNK = 1 << 21;
 // Channels whose 36 sums stay in the L2 cache until they are finished.
 constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_BLOCK = 64;
 
+// The sums over a chunk of tiles of a block of channels are finished before they leave the cache, and added to those of the chunks
+// `before`.
+template <class T>
+void weight_grad_by_blocks(const WinogradWeightGrad<T>& p, const WeightGradPoints<T>& points, int64_t tiles, bool before) {
+  const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
+  torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
+    constexpr int64_t step = OUT_BLOCK * IN_BLOCK + LINE<T>;
+    const Scratch<T> sums(POINTS * step);
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t out = i / blocks * OUT_BLOCK, in = i % blocks * IN_BLOCK;
+      const int64_t outs = std::min(OUT_BLOCK, p.out_channels - out), ins = std::min(IN_BLOCK, p.in_channels - in);
+      for (int64_t point = 0; point < POINTS; point++)
+        points.multiply(point, tiles, out, outs, in, ins, sums.get() + point * step, IN_BLOCK, true);
+      for (int64_t o = 0; o < outs; o++)
+        finish_weight_grad(p, out + o, in, ins, sums.get() + o * IN_BLOCK, step, before);
+    }
+  });
+}
+
 template <class T>
 void weight_grad(const WinogradWeightGrad<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
@@ -135,22 +158,14 @@ void weight_grad(const WinogradWeightGrad<T>& p) {
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
   const WeightGradPoints<T> points(p, most);
-  if (chunks == 1) {
-    // Few tiles: the sums of a block of channels are finished before they leave the cache.
-    points.transform(p, all, 0, all.total);
-    const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
-    torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
-      constexpr int64_t step = OUT_BLOCK * IN_BLOCK + LINE<T>;
-      const Scratch<T> sums(POINTS * step);
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t out = i / blocks * OUT_BLOCK, in = i % blocks * IN_BLOCK;
-        const int64_t outs = std::min(OUT_BLOCK, p.out_channels - out), ins = std::min(IN_BLOCK, p.in_channels - in);
-        for (int64_t point = 0; point < POINTS; point++)
-          points.multiply(point, all.total, out, outs, in, ins, sums.get() + point * step, IN_BLOCK, true);
-        for (int64_t o = 0; o < outs; o++)
-          finish_weight_grad(p, out + o, in, ins, sums.get() + o * IN_BLOCK, step);
-      }
-    });
+  // The sums of all channels, where they are more than the operands, would cost more memory, and more time to read and to write for
+  // each chunk, than adding up what is finished.
+  if (chunks == 1 || POINTS * p.in_channels * p.out_channels > 2 * CHUNK) {
+    for (int64_t first = 0; first < all.total; first += most) {
+      const int64_t count = std::min(most, all.total - first);
+      points.transform(p, all, first, count);
+      weight_grad_by_blocks(p, points, count, first > 0);
+    }
     return;
   }
   const int64_t width = ceil_div(p.in_channels, N) * N, step = p.out_channels * width + LINE<T>, blocks = ceil_div(p.out_channels, OUT_BLOCK);
@@ -166,7 +181,7 @@ void weight_grad(const WinogradWeightGrad<T>& p) {
     });
   }
   torch::stable::parallel_for(0, p.out_channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t out = begin; out < end; out++) finish_weight_grad(p, out, 0, p.in_channels, sums.get() + out * width, step);
+    for (int64_t out = begin; out < end; out++) finish_weight_grad(p, out, 0, p.in_channels, sums.get() + out * width, step, false);
   });
 }
 

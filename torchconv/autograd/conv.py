@@ -21,8 +21,8 @@ class ConvGeometry(NamedTuple):
     algorithm: str
 
 
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """The sum of two tangents, None standing for zero."""
+def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two tangents or gradients, None standing for zero."""
     if first is None or second is None:
         return first if second is None else second
     return first + second
@@ -46,7 +46,9 @@ def _conj(tensor: Tensor) -> Tensor:
     return tensor.conj() if tensor.is_complex() else tensor
 
 
-def needed_grads(ctx: Any, input: Tensor, weight: Tensor, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def needed_grads(
+    ctx: Any, input: Tensor | None, weight: Tensor | None, grad_output: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients of a convolution in its input, weight and bias, as far as `ctx` needs them."""
     needs = ctx.needs_input_grad[:3]
     args = (None if input is None else _conj(input), None if weight is None else _conj(weight), grad_output)
@@ -83,9 +85,9 @@ class Conv(Function):
         input, weight = ctx.saved_tensors
         tangent = None if d_input is None else conv(d_input, weight, None, ctx.geometry)
         if d_weight is not None:
-            tangent = _sum(tangent, conv(input, d_weight, None, ctx.geometry))
+            tangent = added(tangent, conv(input, d_weight, None, ctx.geometry))
         if d_bias is not None:
-            tangent = _sum(tangent, _at_all_positions(d_bias, ctx.output_size))
+            tangent = added(tangent, _at_all_positions(d_bias, ctx.output_size))
         return tangent
 
     @staticmethod
@@ -139,7 +141,7 @@ class ConvInput(Function):
         args = (ctx.input_size, ctx.geometry)
         by_output = None if d_output is None else conv_input(d_output, weight, *args)
         by_weight = None if d_weight is None else conv_input(grad_output, d_weight, *args)
-        return _sum(by_output, by_weight)
+        return added(by_output, by_weight)
 
     @staticmethod
     def vmap(
@@ -194,7 +196,7 @@ class ConvWeight(Function):
         args = (ctx.kernel_size, ctx.geometry)
         by_input = None if d_input is None else conv_weight(d_input, grad_output, *args)
         by_output = None if d_output is None else conv_weight(input, d_output, *args)
-        return _sum(by_input, by_output)
+        return added(by_input, by_output)
 
     @staticmethod
     def vmap(
@@ -254,11 +256,11 @@ class ConvGrads(Function):
                 d_weight = conv_weight(by_input, _conj(grad_output), ctx.kernel_size, ctx.geometry)
         if by_weight is not None:
             if needs_output:
-                d_output = _sum(d_output, conv(_conj(input), by_weight, None, ctx.geometry))
+                d_output = added(d_output, conv(_conj(input), by_weight, None, ctx.geometry))
             if needs_input:
                 d_input = conv_input(_conj(grad_output), by_weight, ctx.input_size, ctx.geometry)
         if by_bias is not None and needs_output:
-            d_output = _sum(d_output, _at_all_positions(by_bias, ctx.output_size))
+            d_output = added(d_output, _at_all_positions(by_bias, ctx.output_size))
         return d_input, d_weight, d_output, *(None,) * 4
 
     @staticmethod
@@ -271,9 +273,9 @@ class ConvGrads(Function):
         tangents = conv_grads(input, weight, d_output, ctx.input_size, ctx.kernel_size, ctx.geometry, ctx.needs)
         by_input, by_weight, by_bias = _spread(tangents, ctx.needs)
         if d_weight is not None:
-            by_input = _sum(by_input, conv_input(grad_output, d_weight, ctx.input_size, ctx.geometry))
+            by_input = added(by_input, conv_input(grad_output, d_weight, ctx.input_size, ctx.geometry))
         if d_input is not None:
-            by_weight = _sum(by_weight, conv_weight(d_input, grad_output, ctx.kernel_size, ctx.geometry))
+            by_weight = added(by_weight, conv_weight(d_input, grad_output, ctx.kernel_size, ctx.geometry))
         return tuple([tangent for tangent in (by_input, by_weight, by_bias) if tangent is not None])
 
     @staticmethod

@@ -5,6 +5,7 @@ maps, masked. Inside of torch.func's transforms, of forward mode and of torch.co
 (torchconv.functional.fused).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.autograd import Function
 
 from torchconv import ops, reference
 from torchconv.autograd import bands
-from torchconv.autograd.conv import ConvGeometry, needed_grads
+from torchconv.autograd.conv import ConvGeometry, added, needed_grads
 from torchconv.autograd.max_pool import max_pool_scatter
 from torchconv.autograd.transforms import Window, differentiable
 from torchconv.reference.rectify import passes
@@ -117,8 +118,15 @@ class ConvReLUPool(Function):
         if _only_input(ctx, size, grad) and bands.are_apart(ctx.pool):
             args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
             return bands.conv_pool_input(*args), *(None,) * 6
-        grad = max_pool_scatter(grad, positions, ctx.conv_size, ctx.pool, ctx.channels_last)
-        return *needed_grads(ctx, input, weight, grad), None, None, None, None
+
+        def scattered(pictures: slice) -> Tensor:
+            return max_pool_scatter(grad[pictures], positions[pictures], ctx.conv_size, ctx.pool, ctx.channels_last)
+
+        if _by_picture(ctx, size, grad):
+            grads = _needed_grads_by_picture(ctx, input, weight, len(grad), scattered)
+        else:
+            grads = needed_grads(ctx, input, weight, scattered(slice(None)))
+        return *grads, None, None, None, None
 
 
 def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
@@ -127,11 +135,34 @@ def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     return only and grad.is_cpu and ctx.channels_last and bands.serves(output, grad.element_size(), ctx.geometry)
 
 
+def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
+    """Whether the convolution's output is large, and a picture's part of it no less than the gradient of the weight."""
+    large = len(grad) > 1 and output.numel() * grad.element_size() >= bands.LARGE
+    serves = large and output[1:].numel() >= ctx.weight_count and not torch.is_grad_enabled()
+    return serves and grad.is_cpu and ctx.channels_last
+
+
+def _needed_grads_by_picture(
+    ctx: Any, input: Tensor | None, weight: Tensor | None, count: int, grad_output: Callable[[slice], Tensor]
+) -> tuple[Tensor | None, ...]:
+    """`needed_grads`, where the gradient of the convolution's output is there for one of `count` pictures at a time."""
+    grad_input = grad_weight = grad_bias = None
+    for n in range(count):
+        picture = slice(n, n + 1)
+        part = None if input is None else input[picture]
+        of_input, of_weight, of_bias = needed_grads(ctx, part, weight, grad_output(picture))
+        if of_input is not None:
+            grad_input = ops.empty(of_input, (count, *of_input.shape[1:]), True) if grad_input is None else grad_input
+            grad_input[picture] = of_input
+        grad_weight, grad_bias = added(grad_weight, of_weight), added(grad_bias, of_bias)
+    return grad_input, grad_weight, grad_bias
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:
     """What the gradients need: of input and weight each only what the other's does."""
     ctx.set_materialize_grads(False)
     input, weight, _, ctx.geometry = inputs[:4]
-    ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
+    ctx.input_size, ctx.kernel_size, ctx.weight_count = input.shape[2:], weight.shape[2:], weight.numel()
     ctx.mark_non_differentiable(*masks)
     needs_input, needs_weight = ctx.needs_input_grad[:2]
     ctx.save_for_backward(input if needs_weight else None, weight if needs_input else None, *masks)
