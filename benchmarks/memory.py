@@ -6,11 +6,17 @@ sides have ReLU in place. "fused" is torchconv.convert(..., fuse=True), "tiled" 
 
 Steps: "style" is VGG-19 to relu5_1, content and Gram losses, and their gradient in the picture; "saliency" the gradient
 of a class's score in the pictures, weights frozen; "train" forward and backward through all parameters, no update.
+
+The heap is glibc's. "fixed" has what it frees of 128 KiB and more go back to the system at once, so that a figure is
+what the step needs, and repeats. "default" is how a process starts unless it is told otherwise: the threshold grows to
+32 MiB, and what lies below it may stay in pieces that nothing fits, up to half of a figure, differently in each run.
 Needs Linux.
 """
 
 import argparse
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +32,7 @@ MEASURES = ("peak", "saved", "gradients")
 FUSED = ["fused nchw", "fused nhwc"]
 TILED = ["tiled nhwc"]
 WHOLE = 1024  # pixels: larger pictures in tiles only
+HEAPS = {"fixed": {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}, "default": {}}
 # Kind, network, batch, sizes.
 CASES = [
     ("style", "vgg19", 1, [256, 512, 1024, 2048, 4096]),
@@ -35,10 +42,12 @@ CASES = [
 ]
 
 
-def measure(*arguments: object) -> dict[str, int]:
+def measure(heap: str, *arguments: object) -> dict[str, int]:
     """The figures of one process."""
     command = [sys.executable, str(STEP), *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    step = subprocess.run(command, env=environment | HEAPS[heap], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(step.stdout.splitlines()[-1])
 
 
 def sides_of(kind: str, size: int, wanted: list[str]) -> list[str]:
@@ -51,12 +60,14 @@ def sides_of(kind: str, size: int, wanted: list[str]) -> list[str]:
 
 
 def job(options: argparse.Namespace, record: Record) -> None:
-    table = Table(step=-10, of=-14, batch=5, size=5, side=-14, peak_MiB=9, range=-13, ratio=5, saved_MiB=9, ratio_=6)
+    columns = {"step": -10, "of": -14, "batch": 5, "size": 5, "heap": -7, "side": -14, "peak_MiB": 9, "range": -13}
+    table = Table(**columns, ratio=5, saved_MiB=9, ratio_=6)
     for kind, network, batch, sizes in CASES:
         if kind not in options.kinds or (options.models and network not in options.models):
             continue
-        for size in options.size or sizes:
-            facts = {"threads": options.count, "kind": kind, "network": network, "batch": batch, "size": size}
+        for size, heap in itertools.product(options.size or sizes, options.heaps):
+            facts = {"kind": kind, "network": network, "batch": batch, "size": size, "heap": heap}
+            facts["threads"] = options.count
             if record.has(facts):
                 continue
             sides = sides_of(kind, size, options.sides)
@@ -65,7 +76,7 @@ def job(options: argparse.Namespace, record: Record) -> None:
             found: dict[str, list[dict[str, int]]] = {side: [] for side in sides}
             for turn in range(options.processes):
                 for side in reversed(sides) if turn % 2 else sides:
-                    found[side].append(measure(kind, network, side, batch, size, options.count))
+                    found[side].append(measure(heap, kind, network, side, batch, size, options.count))
             medians = {
                 what: {side: statistics.median(each[what] for each in runs) for side, runs in found.items()}
                 for what in MEASURES
@@ -77,7 +88,7 @@ def job(options: argparse.Namespace, record: Record) -> None:
                 cells = [f"{medians['peak'][side] / 2**20:.1f}"]
                 cells += [f"{min(peaks[side]) / 2**20:.0f}–{max(peaks[side]) / 2**20:.0f}", shown(ratios["peak"], side)]
                 cells += [f"{medians['saved'][side] / 2**20:.1f}", shown(ratios["saved"], side)]
-                table.row(kind, network, str(batch), str(size), side, *cells)
+                table.row(kind, network, str(batch), str(size), heap, side, *cells)
 
 
 def ratios_to_torch(figures: dict[str, float]) -> dict[str, float]:
@@ -97,6 +108,7 @@ def main() -> int:
     options.add_argument("--models", nargs="+", metavar="MODEL", help="only these of the networks")
     options.add_argument("--sides", nargs="+", default=sides, choices=sides, metavar="SIDE", help="%(default)s")
     options.add_argument("--size", type=int, nargs="+", help="other sizes than the cases' own")
+    options.add_argument("--heaps", nargs="+", default=list(HEAPS), choices=HEAPS, metavar="HEAP", help="%(default)s")
     options.add_argument("--processes", type=int, default=3, metavar="N", help="of each side (%(default)s)")
     return run(options, job)
 

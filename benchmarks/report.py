@@ -163,10 +163,10 @@ def memory(results: Results) -> str:
             of_torch = {what: f"{ratios[side]:.2f}" if ratios else "–" for what, ratios in e["ratios"].items()}
             span = "–".join(mebibytes(value) for value in e["range"][side])
             cells = [mebibytes(peak), span, of_torch["peak"], mebibytes(e["saved"][side]), of_torch["saved"]]
-            facts = [e["kind"], e["network"], str(e["batch"]), str(e["size"])]
+            facts = [e["kind"], e["network"], str(e["batch"]), str(e["size"]), e["heap"]]
             rows.append([*facts, side, *cells, mebibytes(e["gradients"][side])])
     columns = ["peak, MiB", "range", "of torch's", "saved, MiB", "of torch's", "gradients, MiB"]
-    return markdown(["step, 2 threads", "network", "batch", "size", "side", *columns], rows)
+    return markdown(["step, 2 threads", "network", "batch", "size", "heap", "side", *columns], rows)
 
 
 def mebibytes(value: float) -> str:

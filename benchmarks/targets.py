@@ -88,17 +88,18 @@ def _memory(find: Find) -> list[list[str]]:
     for kind, network, inputs, sides, of, wanted in (
         ("style", "vgg19", [(1, 512), (1, 1024)], ("torchconv", "fused"), min, 0.45),
         ("saliency", "vgg16", [(n, size) for n in (1, 8) for size in (224, 512)], ("torchconv", "fused"), min, 0.35),
-        ("train", "vgg16 features", [(8, 64), (2, 224)], ("fused",), min, 0.75),
-        ("train", "vgg16", [(8, 64), (2, 224)], ("fused",), min, 0.75),
+        ("train", "vgg16 features", [(8, 64), (2, 224), (8, 224)], ("fused",), min, 0.75),
+        ("train", "vgg16", [(8, 64), (2, 224), (8, 224)], ("fused",), min, 0.75),
         ("train", "resnet18", [(8, 128)], ("torchconv", "fused"), max, 1.0),
     ):
         for batch, size in inputs:
-            found = find("memory", threads=THREADS, kind=kind, network=network, batch=batch, size=size)
+            found = find("memory", threads=THREADS, kind=kind, network=network, batch=batch, size=size, heap="fixed")
             ratios = [ratio for e in found for side, ratio in e["ratios"]["peak"].items() if side.split()[0] in sides]
             title = f"{network}, {kind}, batch {batch}, {size}², peak memory"
             rows.append(_at_most(title, wanted, "x", [of(ratios)] if ratios else []))
     for size, wanted in ((2048, 1.5), (4096, 4.0)):
-        peaks = [e["peak"]["tiled nhwc"] / 1e9 for e in find("memory", threads=THREADS, kind="style", size=size)]
+        found = find("memory", threads=THREADS, kind="style", size=size)
+        peaks = [e["peak"]["tiled nhwc"] / 1e9 for e in found]
         rows.append(_at_most(f"vgg19, style in tiles, {size}², peak memory", wanted, " GB", peaks))
     return rows
 

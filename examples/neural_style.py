@@ -204,7 +204,7 @@ def return_freed_memory() -> None:
     """Have glibc give freed activations back at once: its heap keeps them in pieces, for a peak a third higher."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, of 1 MiB
+            ctypes.CDLL(None).mallopt(-3, 2**17)  # M_MMAP_THRESHOLD: fixed where it starts
 
 
 def gigabytes(count: int) -> str:

@@ -292,6 +292,7 @@ def test_bands_are_the_whole(data: st.DataObject) -> None:
     grad_output = torch.randn_like(expected)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "LARGE", 0)
+        patch.setattr(bands, "BANDS", draw(1, 4))
         patch.setattr(bands, "BAND", draw(1, 8) * outputs * 8 * width)
         ours = fused(pool)(x, w, bias, **geometry)
         gradient = grad(ours, x, grad_output)
@@ -313,7 +314,7 @@ def test_picture_by_picture_is_all_at_once(
     grad_output = torch.randn_like(expected)
     seen: list[int] = []
     scatter = fused_functions.max_pool_scatter
-    monkeypatch.setattr(bands, "LARGE", 0)
+    monkeypatch.setattr(fused_functions, "PICTURES", 0)
     monkeypatch.setattr(
         fused_functions, "max_pool_scatter", lambda grad, *rest: seen.append(len(grad)) or scatter(grad, *rest)
     )

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchconv
 from torchconv.inspect import memory
+from torchconv.inspect.memory import HEAPS_LARGEST
 from torchconv.inspect.scratch import KEPT, SMALLEST, Blocks
 
 WORKER = Path(__file__).parent / "memory_worker.py"
@@ -59,9 +60,8 @@ def saved(model: nn.Module, input: Tensor) -> int:
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's account of a process")
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, sizes in SIZES.items() for size in sizes])
 def test_a_process_grows_as_predicted(name: str, size: int) -> None:
-    environment = dict(os.environ)
-    if name == "resnet18":  # by default glibc keeps what torch's own layers free, in pieces that nothing fits
-        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+    # By default glibc's heap keeps what is freed in pieces that nothing fits, a different amount in each run.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(HEAPS_LARGEST)}
     command = [sys.executable, str(WORKER), name, str(size)]
     worker = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert worker.returncode == 0, worker.stderr

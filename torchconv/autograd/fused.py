@@ -19,6 +19,8 @@ from torchconv.autograd.max_pool import max_pool_scatter
 from torchconv.autograd.transforms import Window, differentiable
 from torchconv.reference.rectify import passes
 
+PICTURES = 32 << 20  # bytes of a convolution's output from which on its gradient is worth making picture by picture
+
 
 class RectifyInput(Function):
     """ReLU's gradient, from the signs that its forward pass kept. It is its own adjoint, and linear."""
@@ -137,7 +139,7 @@ def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
 
 def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     """Whether the convolution's output is large, and a picture's part of it no less than the gradient of the weight."""
-    large = len(grad) > 1 and output.numel() * grad.element_size() >= bands.LARGE
+    large = len(grad) > 1 and output.numel() * grad.element_size() >= PICTURES
     serves = large and output[1:].numel() >= ctx.weight_count and not torch.is_grad_enabled()
     return serves and grad.is_cpu and ctx.channels_last
 

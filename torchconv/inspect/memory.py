@@ -24,7 +24,7 @@ from torchconv import _extension
 from torchconv.inspect.scratch import Blocks, scratch
 
 Input = Tensor | Sequence[int]
-HEAPS_LARGEST = 1 << 20  # bytes; what is smaller comes from a heap, which keeps what it once had
+HEAPS_LARGEST = 1 << 17  # bytes; what is smaller comes from a heap, which keeps what it once had
 
 Step = Callable[..., Any]
 
@@ -70,9 +70,9 @@ def memory(
     Nothing is computed and nothing changes: not the model's gradients, nor its buffers. Inside `torch.no_grad()` the
     step is the forward pass alone.
 
-    The peak is that of tensors and of torchconv's kernels. A process grows by it, within 15%. On top comes what glibc's
-    heap keeps of the memory that torch's own layers free (two fifths more for resnet18), unless
-    MALLOC_MMAP_THRESHOLD_=1048576 is in the environment; and what oneDNN works in.
+    The peak is that of tensors and of torchconv's kernels. A process grows by it, within 15%, where
+    MALLOC_MMAP_THRESHOLD_=131072 is in the environment; else what glibc's heap keeps of freed memory comes on top (a
+    sixth for VGG-19, up to a half for resnet18). What oneDNN works in is not counted.
 
         >>> print(torchconv.inspect.memory(model, (1, 3, 512, 512)))
 
