@@ -293,6 +293,7 @@ def test_bands_are_the_whole(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "LARGE", 0)
         patch.setattr(bands, "BANDS", draw(1, 4))
+        patch.setattr(bands, "WEIGHTS", 0)
         patch.setattr(bands, "BAND", draw(1, 8) * outputs * 8 * width)
         ours = fused(pool)(x, w, bias, **geometry)
         gradient = grad(ours, x, grad_output)

@@ -15,8 +15,9 @@ from torchconv.autograd.conv import ConvGeometry
 from torchconv.autograd.transforms import Window
 
 LARGE = 8 << 20  # bytes of a convolution's output from which on it is worth it
-BANDS = 12  # of it at least
-BAND = 6 << 20  # bytes of a band at most
+BANDS = 12  # of it at least,
+BAND = 6 << 20  # or bytes of a band at most,
+WEIGHTS = 8  # but as many times what the weight has, which is transformed for each band
 TILES = 12  # rows: two or three of Winograd's tiles
 WORD_BITS = 64  # of the signs
 
@@ -24,10 +25,10 @@ WORD_BITS = 64  # of the signs
 Rows = Callable[[int, int, int], Tensor]
 
 
-def serves(output: torch.Size, element_size: int, geometry: ConvGeometry) -> bool:
+def serves(output: torch.Size, weight_count: int, element_size: int, geometry: ConvGeometry) -> bool:
     """Whether the convolution's output, (N, O, H, W), is large, and a band much less than all."""
-    count = output.numel() * element_size
-    return set(geometry.stride) == {1} and count >= LARGE and count > _band(count) * output[0]
+    large = output.numel() * element_size >= LARGE
+    return set(geometry.stride) == {1} and large and 2 * _rows(output, weight_count, element_size) <= output[2]
 
 
 def are_apart(pool: Window) -> bool:
@@ -55,7 +56,7 @@ def conv_relu_pool(
     height, width = (-(-n // step) if ceil_mode else n // step for n, step in zip(size, pool.stride, strict=True))
     output = ops.empty(input, (count, weight.shape[0], height, width), True)
     positions = None
-    rows = max(1, _rows((count, weight.shape[0], *size), weight.element_size()) // stride)
+    rows = max(1, _rows((count, weight.shape[0], *size), weight.numel(), weight.element_size()) // stride)
     for n in range(count):
         for first in range(0, height, rows):
             last = min(first + rows, height)
@@ -130,14 +131,10 @@ def conv_relu_input(
     return _conv_input(rows, grad_output, weight, input_size, output_size, geometry)
 
 
-def _band(count: int) -> int:
-    """The bytes of a band, of so many of all pictures."""
-    return min(count // BANDS, BAND)
-
-
-def _rows(output: Sequence[int], element_size: int) -> int:
+def _rows(output: Sequence[int], weight_count: int, element_size: int) -> int:
     """How many rows of the output, (N, O, H, W), are a band: where that fits, whole tiles of Winograd's."""
-    rows = max(1, _band(prod(output) * element_size) // (output[1] * output[3] * element_size))
+    band = max(min(prod(output) // BANDS, BAND // element_size), WEIGHTS * weight_count)
+    rows = max(1, band // (output[1] * output[3]))
     return rows // TILES * TILES or rows
 
 
@@ -176,7 +173,7 @@ def _conv_input(
     reach = geometry.dilation[0] * (weight.shape[2] - 1)
     # A band lies in an output of its own, which begins `reach` rows before what the padding would leave of it.
     local = geometry._replace(padding=(reach, geometry.padding[1]))
-    height = _rows((len(like), weight.shape[0], *output_size), weight.element_size())
+    height = _rows((len(like), weight.shape[0], *output_size), weight.numel(), weight.element_size())
     for n in range(size[0]):
         for begin in range(0, input_size[0], height):
             end = min(begin + height, input_size[0])

@@ -94,7 +94,7 @@ class ConvReLUPool(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
         shape = torch.Size((len(input), len(weight), *size))
-        large = input.is_cpu and bands.serves(shape, input.element_size(), geometry) and ops.is_channels_last(input)
+        large = input.is_cpu and bands.serves(shape, weight.numel(), input.element_size(), geometry) and ops.is_channels_last(input)
         if large and bands.are_apart(pool):
             output, positions = bands.conv_relu_pool(input, weight, bias, geometry, pool, ceil_mode, save)
         else:
@@ -134,7 +134,8 @@ class ConvReLUPool(Function):
 def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     """Whether nothing but the input's gradient is asked for, which is then made in bands where they serve."""
     only = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
-    return only and grad.is_cpu and ctx.channels_last and bands.serves(output, grad.element_size(), ctx.geometry)
+    fits = only and grad.is_cpu and ctx.channels_last
+    return fits and bands.serves(output, ctx.weight_count, grad.element_size(), ctx.geometry)
 
 
 def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
