@@ -56,6 +56,20 @@ def conv_weight(input, grad_output, kernel_size, stride, padding, dilation, grou
     return empty(input, [grad_output.shape[1], input.shape[1] // groups, *kernel_size], channels_last)
 
 
+@torch.library.register_fake("torchconv::winograd_block")
+def winograd_block(input, weight, bias, padding, pool, save):
+    spatial = output_size(input.shape[2:], weight.shape[2:], (1, 1), padding, (1, 1))
+    size = [input.shape[0], weight.shape[0], *(count // 2 if pool else count for count in spatial)]
+    signs = empty(input, [(prod(size) + 63) // 64 if save else 0], False, torch.int64)
+    keeps = pool and save
+    return empty(input, size, True), signs, empty(input, size if keeps else [0], keeps, torch.uint8)
+
+
+@torch.library.register_fake("torchconv::winograd_block_input")
+def winograd_block_input(grad_output, kept, weight, input_size, padding):
+    return empty(grad_output, [grad_output.shape[0], weight.shape[1], *input_size], True)
+
+
 @torch.library.register_fake("torchconv::max_pool")
 def max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, save_positions, channels_last):
     spatial = output_size(input.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)

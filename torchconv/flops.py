@@ -10,6 +10,8 @@ Imported by torchconv.ops once the compiled ops are loaded. Plain PyTorch needs 
 import torch
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
+from torchconv.reference import output_size
+
 
 @register_flop_formula(torch.ops.torchconv.conv)
 def conv(input, weight, *_, out_shape, **__):
@@ -19,6 +21,18 @@ def conv(input, weight, *_, out_shape, **__):
 @register_flop_formula(torch.ops.torchconv.conv_input)
 def conv_input(grad_output, weight, *_, out_shape, **__):
     return conv_flop_count(grad_output, weight, out_shape, transposed=True)
+
+
+@register_flop_formula(torch.ops.torchconv.winograd_block)
+def winograd_block(input, weight, bias, padding, *_, **__):
+    size = output_size(input[2:], weight[2:], (1, 1), padding, (1, 1))
+    return conv_flop_count(input, weight, [input[0], weight[0], *size])
+
+
+@register_flop_formula(torch.ops.torchconv.winograd_block_input)
+def winograd_block_input(grad_output, kept, weight, input_size, padding, *_, out_shape, **__):
+    size = output_size(input_size, weight[2:], (1, 1), padding, (1, 1))
+    return conv_flop_count([*grad_output[:2], *size], weight, out_shape, transposed=True)
 
 
 @register_flop_formula(torch.ops.torchconv.conv_weight)

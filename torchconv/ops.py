@@ -312,6 +312,57 @@ def rectify_(values: Tensor, bias: Tensor | None, save_signs: bool) -> Tensor:
     return signs if save_signs else signs.new_empty(0)
 
 
+def winograd_block_serves(
+    activations: Tensor,
+    channels_last: bool,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+) -> bool:
+    """Whether `winograd_block` takes a convolution, or its gradient `winograd_block_input`, and is the best choice.
+
+    The rule of csrc/cpu/conv.cpp for Winograd, for channels-last activations of whole vectors of channels.
+
+    Args:
+        activations: the input, or the gradient of the output.
+        channels_last: how they lie, or would.
+        weight, stride, padding, dilation, groups, algorithm: of the convolution.
+    """
+    outputs, inputs, *kernel = weight.shape
+    whole = outputs % 16 == inputs % 16 == 0 and groups == 1 and activations.numel() > 0
+    window = kernel == [3, 3] and {*stride, *dilation} == {1}
+    if not (
+        whole and window and channels_last and activations.is_cpu and _compiled(activations, algorithm, "convolutions")
+    ):
+        return False
+    enough = min(outputs, inputs) >= 32 and activations.numel() // activations.shape[1] >= 48
+    return algorithm == "winograd" or (algorithm == "auto" and enough and activations.dtype == torch.float32)
+
+
+def winograd_block(
+    input: Tensor, weight: Tensor, bias: Tensor | None, padding: Ints, pool: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`conv`, `max_pool` of 2x2 windows where `pool` says so, and `rectify_`, where `winograd_block_serves` says so.
+
+    Nothing between them is ever written. To pool, the convolution's output has even sizes.
+
+    Returns:
+        the output, channels-last; its signs; the positions. The last two are empty unless `save`.
+    """
+    return _kernels.winograd_block.default(input, weight, bias, padding, pool, save)
+
+
+def winograd_block_input(grad_output: Tensor, kept: Tensor, weight: Tensor, input_size: Ints, padding: Ints) -> Tensor:
+    """The input's gradient, channels-last, from that of a `winograd_block` which doesn't pool, and its signs.
+
+    Of one that does, from the gradient of its output, masked with the signs already, and the positions.
+    """
+    return _kernels.winograd_block_input.default(grad_output, kept, weight, input_size, padding)
+
+
 def conv_relu(
     input: Tensor,
     weight: Tensor,

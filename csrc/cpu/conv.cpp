@@ -2,6 +2,7 @@
 #include "../ops/conv.h"
 #include "cpu.h"
 #include "scratch.h"
+#include "winograd.h"
 
 namespace torchconv {
 namespace {
@@ -120,8 +121,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     gather.input = from.data();
     gather.output = to.data();
     if (winograd)
-      kernel.winograd_conv({{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]},
-                            gather.input, gather.weight, shift, gather.output});
+      kernel.winograd_conv(winograd_conv(p, gather.input, gather.weight, shift, gather.output));
     else
       kernel.gather_conv(gather);
     to.finish();
@@ -159,13 +159,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const ChannelsLast<T> from(grad_output);
     const ChannelsLastResult<T> to(grad_input);
     if (winograd) {
-      // The same convolution with the taps turned around and the padding's complement.
-      for (int i = 1; i < RANK; i++) {
-        view.start += 2 * view.step[i];
-        view.step[i] = -view.step[i];
-      }
-      kernel.winograd_conv({{p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2],
-                            2 - w.padding[1], 2 - w.padding[2]}, from.data(), view, nullptr, to.data()});
+      kernel.winograd_conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
     } else {
       for_each_phase(p, view, [&](GatherConv<T>& g) {
         g.input = from.data();

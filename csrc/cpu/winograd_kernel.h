@@ -9,22 +9,6 @@ namespace winograd {
 // Tiles of a block, at least and at most.
 constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * TILE_ROWS;
 
-template <class T>
-inline __attribute__((always_inline)) vec<T> load_some(const T* from, int64_t count) {
-  if (count >= lanes<T>) return load(from);
-  T part[lanes<T>] = {};
-  std::memcpy(part, from, count * sizeof(T));
-  return load(part);
-}
-
-template <class T>
-inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64_t count) {
-  if (count >= lanes<T>) return store(to, value);
-  T part[lanes<T>];
-  store(part, value);
-  std::memcpy(to, part, count * sizeof(T));
-}
-
 // G g G^T for `depth` input channels from `channel` on and one panel of output channels from `first` on, filled up with zeros.
 // Point i goes to to + i * step, as [depth][TILE_COLUMNS].
 template <class F, class T>
@@ -56,125 +40,6 @@ void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int6
     }
   }
 }
-
-// The IN x IN points of a FROM x FROM tile for `count` channels, where `transform` is one dimension of it (B^T d B with that of
-// the input): pixel[] points at the tile's pixels, to + point * step receives the points. The next tile's pixels are probably at
-// pixel[] + `across`, and its points go to to + `along`: they are fetched ahead, as so many places at once are beyond the
-// processor's own guess.
-template <int FROM, int IN, class T, class Transform>
-void tile_points(const T* const pixel[FROM * FROM], int64_t across, int64_t first, int64_t count, T* to, int64_t step, int64_t along,
-                 const Transform& transform) {
-  for (int64_t c = 0; c < count; c += lanes<T>) {
-    vec<T> rows[IN][FROM];
-#pragma GCC unroll 8
-    for (int x = 0; x < FROM; x++) {
-      vec<T> d[FROM], column[IN];
-#pragma GCC unroll 8
-      for (int y = 0; y < FROM; y++) {
-        d[y] = load_some(pixel[y * FROM + x] + first + c, count - c);
-        __builtin_prefetch(pixel[y * FROM + x] + across + first + c, 0, 3);
-      }
-      transform(d, column);
-#pragma GCC unroll 8
-      for (int y = 0; y < IN; y++) rows[y][x] = column[y];
-    }
-#pragma GCC unroll 8
-    for (int y = 0; y < IN; y++) {
-      vec<T> row[IN];
-      transform(rows[y], row);
-#pragma GCC unroll 8
-      for (int x = 0; x < IN; x++) {
-        T* const place = to + (y * IN + x) * step + c;
-        store(place, row[x]);
-        __builtin_prefetch(place + along, 1, 3);
-      }
-    }
-  }
-}
-
-template <class F, class T>
-void input_tile(const T* const pixel[F::POINTS], int64_t channels, int64_t first, int64_t count, T* to, int64_t step, int64_t along) {
-  const auto transform = [](const vec<T> d[F::IN], vec<T> points[F::IN]) __attribute__((always_inline)) { F::input(d, points); };
-  tile_points<F::IN, F::IN>(pixel, F::OUT * channels, first, count, to, step, along, transform);
-}
-
-// A^T m A + bias of one tile, for `count` of the output channels: pixel[] points at the tile's outputs, null where it juts out. The
-// next tile's products are at from + `along`.
-template <class F, class T>
-void output_tile(const T* from, int64_t step, int64_t along, const T* bias, int64_t channels, int64_t first, int64_t count,
-                 T* const pixel[F::OUT * F::OUT]) {
-  for (int64_t c = 0; c < count; c += lanes<T>) {
-    vec<T> rows[F::OUT][F::IN];
-#pragma GCC unroll 8
-    for (int x = 0; x < F::IN; x++) {
-      vec<T> m[F::IN], column[F::OUT];
-#pragma GCC unroll 8
-      for (int y = 0; y < F::IN; y++) {
-        const T* const place = from + (y * F::IN + x) * step + c;
-        m[y] = load(place);
-        __builtin_prefetch(place + along, 0, 3);
-      }
-      F::output(m, column);
-#pragma GCC unroll 6
-      for (int y = 0; y < F::OUT; y++) rows[y][x] = column[y];
-    }
-    const vec<T> shift = bias != nullptr ? load_some(bias + first + c, count - c) : vec<T>{};
-#pragma GCC unroll 6
-    for (int y = 0; y < F::OUT; y++) {
-      vec<T> row[F::OUT];
-      F::output(rows[y], row);
-#pragma GCC unroll 6
-      for (int x = 0; x < F::OUT; x++)
-        if (pixel[y * F::OUT + x] != nullptr) {
-          T* const to = pixel[y * F::OUT + x] + first + c;
-          store_some(to, row[x] + shift, count - c);
-          __builtin_prefetch(to + F::OUT * channels, 1, 3);
-        }
-    }
-  }
-}
-
-// Where the SIDE x SIDE pixels from (y0, x0) of picture n on lie; `outside` stands for those that don't exist.
-template <int SIDE, class T>
-void locate_pixels(T* picture, int64_t n, int64_t height, int64_t width, int64_t channels, int64_t y0, int64_t x0, T* outside,
-                   T* pixel[SIDE * SIDE]) {
-  for (int i = 0; i < SIDE * SIDE; i++) {
-    const int64_t y = y0 + i / SIDE, x = x0 + i % SIDE;
-    const bool inside = 0 <= y && y < height && 0 <= x && x < width;
-    pixel[i] = inside ? picture + ((n * height + y) * width + x) * channels : outside;
-  }
-}
-
-// The tiles of a problem, and the zeros that stand for its padding.
-template <class F, class T>
-struct Tiles {
-  const WinogradPictures& p;
-  int64_t across, down, total;
-  Scratch<T> zeros;
-
-  explicit Tiles(const WinogradPictures& pictures)
-      : p(pictures),
-        across(ceil_div(p.out_width, F::OUT)),
-        down(ceil_div(p.out_height, F::OUT)),
-        total(p.batch * down * across),
-        zeros(std::max(p.in_channels, p.out_channels)) {
-    zero_run(zeros.get(), std::max(p.in_channels, p.out_channels));
-  }
-  // A tile's inputs, and its outputs.
-  void inputs(const T* input, int64_t index, const T* pixel[F::POINTS]) const {
-    locate_pixels<F::IN, const T>(input, picture(index), p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height,
-                               x(index) - p.pad_width, zeros.get(), pixel);
-  }
-  template <class U>
-  void outputs(U* output, int64_t index, U* outside, U* pixel[F::OUT * F::OUT]) const {
-    locate_pixels<F::OUT>(output, picture(index), p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
-  }
-
- private:
-  int64_t picture(int64_t index) const { return index / across / down; }
-  int64_t y(int64_t index) const { return index / across % down * F::OUT; }
-  int64_t x(int64_t index) const { return index % across * F::OUT; }
-};
 
 // No sum is longer: the transforms make much of its error.
 constexpr int64_t SUM = 64;
@@ -218,10 +83,8 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
       for (int64_t block = 0; block < weight.blocks; block++) {
         for (int64_t t = 0; t < count; t++) {
-          const T* pixel[POINTS];
-          all.inputs(p.input, i * block_tiles + t, pixel);
-          input_tile<F>(pixel, p.in_channels, block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step,
-                        PACKED_STRIDE<T>);
+          const TileInput<F, T> tile(p, all, i * block_tiles + t);
+          tile.transform(block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step, PACKED_STRIDE<T>);
         }
         for (int64_t point = 0; point < POINTS; point++)
           for (int64_t panel = 0; panel < weight.panels; panel++)
@@ -229,9 +92,8 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
                                          products.get() + point * product_step + panel * N, width, block == 0);
       }
       for (int64_t t = 0; t < count; t++) {
-        T* pixel[F::OUT * F::OUT];
-        all.outputs(p.output, i * block_tiles + t, static_cast<T*>(nullptr), pixel);
-        output_tile<F>(products.get() + t * width, product_step, width, p.bias, p.out_channels, 0, p.out_channels, pixel);
+        const TileOutput<F, T> tile(p, all, i * block_tiles + t);
+        tile.write(products.get() + t * width, product_step, width, 0, p.out_channels);
       }
     }
   });
@@ -251,11 +113,9 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
   const Scratch<T> inputs(depths * POINTS * input_step);
   torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
-      const T* pixel[POINTS];
-      all.inputs(p.input, t, pixel);
+      const TileInput<F, T> tile(p, all, t);
       for (int64_t i = 0; i < depths; i++)
-        input_tile<F>(pixel, p.in_channels, i * PANEL_DEPTH, depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH,
-                      input_step, PANEL_DEPTH);
+        tile.transform(i * PANEL_DEPTH, depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step, PANEL_DEPTH);
     }
   });
   const int64_t blocks = ceil_div(all.total, PANEL_TILES), most = ceil_div(all.total, blocks);
@@ -273,9 +133,8 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
                                       products.get() + point * product_step, N, i == 0);
       }
       for (int64_t t = 0; t < count; t++) {
-        T* pixel[F::OUT * F::OUT];
-        all.outputs(p.output, first + t, static_cast<T*>(nullptr), pixel);
-        output_tile<F>(products.get() + t * N, product_step, N, p.bias, p.out_channels, channel, channels, pixel);
+        const TileOutput<F, T> tile(p, all, first + t);
+        tile.write(products.get() + t * N, product_step, N, channel, channels);
       }
     }
   });

@@ -53,13 +53,14 @@ struct WeightGradPoints {
 
   // Those of the tiles [first, first + count).
   void transform(const WinogradWeightGrad<T>& p, const Tiles<F4, T>& all, int64_t first, int64_t count) const {
+    const auto of_input = [](const vec<T> d[IN], vec<T> to[IN]) __attribute__((always_inline)) { F4::input(d, to); };
     const auto of_grad = [](const vec<T> y[OUT], vec<T> to[IN]) __attribute__((always_inline)) { transform_grad_output(y, to); };
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
         const T *input[POINTS], *grad[OUT * OUT];
         all.inputs(p.input, first + t, input);
         all.outputs(p.grad_output, first + t, static_cast<const T*>(all.zeros.get()), grad);
-        input_tile<F4>(input, p.in_channels, 0, p.in_channels, inputs.get() + t * in_stride, in_step, in_stride);
+        tile_points<IN, IN>(input, OUT * p.in_channels, 0, p.in_channels, inputs.get() + t * in_stride, in_step, in_stride, of_input);
         tile_points<OUT, IN>(grad, OUT * p.out_channels, 0, p.out_channels, grads.get() + t * out_stride, out_step, out_stride, of_grad);
       }
     });

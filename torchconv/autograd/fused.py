@@ -5,7 +5,7 @@ maps, masked. Inside of torch.func's transforms, of forward mode and of torch.co
 (torchconv.functional.fused).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,8 @@ class ConvReLU(Function):
     def forward(
         input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool
     ) -> tuple[Tensor, Tensor]:
+        if ops.winograd_block_serves(input, ops.is_channels_last(input), weight, *geometry):
+            return ops.winograd_block(input, weight, bias, geometry.padding, False, save)[:2]
         return ops.conv_relu(input, weight, bias, *geometry, save)
 
     @staticmethod
@@ -73,9 +75,13 @@ class ConvReLU(Function):
             return (None,) * 5
         input, weight, signs = ctx.saved_tensors
         size = grad_output.shape
-        if _only_input(ctx, size, grad_output) and bands.signs_serve(size):
-            grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
-            return grad_input, *(None,) * 4
+        if _only_input(ctx):
+            if ops.winograd_block_serves(grad_output, ctx.channels_last, weight, *ctx.geometry):
+                grad_input = ops.winograd_block_input(grad_output, signs, weight, ctx.input_size, ctx.geometry.padding)
+                return grad_input, *(None,) * 4
+            if _in_bands(ctx, size, grad_output) and bands.signs_serve(size):
+                grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
+                return grad_input, *(None,) * 4
         return *needed_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
 
 
@@ -93,9 +99,13 @@ class ConvReLUPool(Function):
         ceil_mode: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
+        if _pools_tiles(pool, size) and ops.winograd_block_serves(
+            input, ops.is_channels_last(input), weight, *geometry
+        ):
+            return ops.winograd_block(input, weight, bias, geometry.padding, True, save)
         shape = torch.Size((len(input), len(weight), *size))
-        large = input.is_cpu and bands.serves(shape, weight.numel(), input.element_size(), geometry) and ops.is_channels_last(input)
-        if large and bands.are_apart(pool):
+        large = bands.serves(shape, weight.numel(), input.element_size(), geometry)
+        if large and input.is_cpu and ops.is_channels_last(input) and bands.are_apart(pool):
             output, positions = bands.conv_relu_pool(input, weight, bias, geometry, pool, ceil_mode, save)
         else:
             values, _ = ops.conv_relu(input, weight, bias, *geometry, False)
@@ -117,9 +127,14 @@ class ConvReLUPool(Function):
         input, weight, signs, positions = ctx.saved_tensors
         grad = rectify_input(grad_output, signs, ctx.channels_last)
         size = torch.Size((*grad.shape[:2], *ctx.conv_size))
-        if _only_input(ctx, size, grad) and bands.are_apart(ctx.pool):
-            args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
-            return bands.conv_pool_input(*args), *(None,) * 6
+        if _only_input(ctx):
+            serves = ops.winograd_block_serves(grad, ctx.channels_last, weight, *ctx.geometry)
+            if serves and _pools_tiles(ctx.pool, ctx.conv_size):
+                grad_input = ops.winograd_block_input(grad, positions, weight, ctx.input_size, ctx.geometry.padding)
+                return grad_input, *(None,) * 6
+            if _in_bands(ctx, size, grad) and bands.are_apart(ctx.pool):
+                args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
+                return bands.conv_pool_input(*args), *(None,) * 6
 
         def scattered(pictures: slice) -> Tensor:
             return max_pool_scatter(grad[pictures], positions[pictures], ctx.conv_size, ctx.pool, ctx.channels_last)
@@ -131,11 +146,21 @@ class ConvReLUPool(Function):
         return *grads, None, None, None, None
 
 
-def _only_input(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
-    """Whether nothing but the input's gradient is asked for, which is then made in bands where they serve."""
-    only = ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
-    fits = only and grad.is_cpu and ctx.channels_last
-    return fits and bands.serves(output, ctx.weight_count, grad.element_size(), ctx.geometry)
+def _pools_tiles(pool: Window, size: Sequence[int]) -> bool:
+    """Whether windows of 2x2 side by side cover the convolution's output, as they do Winograd's tiles."""
+    covers = len(size) == 2 and not any(count % 2 for count in size)
+    return covers and bands.are_apart(pool) and set(pool.kernel_size) == {2}
+
+
+def _only_input(ctx: Any) -> bool:
+    """Whether nothing but the input's gradient is asked for, of which nothing else can be kept then."""
+    return ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
+
+
+def _in_bands(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
+    """Whether it is made in bands."""
+    serves = bands.serves(output, ctx.weight_count, grad.element_size(), ctx.geometry)
+    return serves and grad.is_cpu and ctx.channels_last
 
 
 def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:

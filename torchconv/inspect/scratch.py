@@ -237,10 +237,22 @@ def _conv_weight(
     return [*copies, *(conv.winograd_weight() if winograd else conv.gather_weight())]
 
 
+def _block(input: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], *_: bool) -> list[int]:
+    plane = output_size(input.shape[2:], (3, 3), (1, 1), padding, (1, 1))
+    return _Conv(1, weight.shape[1], weight.shape[0], (3, 3), plane, input.shape[0], input.dtype).winograd()
+
+
+def _block_input(grad_output: Tensor, kept: Tensor, weight: Tensor, input_size: Sequence[int], *_: Any) -> list[int]:
+    batch = grad_output.shape[0]
+    return _Conv(1, weight.shape[0], weight.shape[1], (3, 3), input_size, batch, grad_output.dtype).winograd()
+
+
 _FORMULAS: dict[Any, Callable[..., list[int]]] = {}
 if _extension.LOADED:
     _FORMULAS = {
         torch.ops.torchconv.conv.default: _conv,
         torch.ops.torchconv.conv_input.default: _conv_input,
         torch.ops.torchconv.conv_weight.default: _conv_weight,
+        torch.ops.torchconv.winograd_block.default: _block,
+        torch.ops.torchconv.winograd_block_input.default: _block_input,
     }

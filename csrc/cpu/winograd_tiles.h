@@ -1,0 +1,273 @@
+// A tile of Winograd's: its inputs transformed, its products transformed back, where they lie in the pictures (winograd_transforms.h).
+// A fused block's ReLU and pooling are undone and done on the way: of an input by the bits or positions that the block kept, of an
+// output before it is written. Vectors run over the channels.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+namespace winograd {
+
+template <class T>
+inline __attribute__((always_inline)) vec<T> load_some(const T* from, int64_t count) {
+  if (count >= lanes<T>) return load(from);
+  T part[lanes<T>] = {};
+  std::memcpy(part, from, count * sizeof(T));
+  return load(part);
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64_t count) {
+  if (count >= lanes<T>) return store(to, value);
+  T part[lanes<T>];
+  store(part, value);
+  std::memcpy(to, part, count * sizeof(T));
+}
+
+// The IN x IN points of a FROM x FROM tile for `count` channels, where load(i, c) has pixel i's vector at channel c and `transform` is one
+// dimension of it (B^T d B with that of the input): to + point * step receives the points. The next tile's go to to + `along`, which is
+// fetched ahead, as so many places at once are beyond the processor's own guess.
+template <int FROM, int IN, class T, class Load, class Transform>
+inline __attribute__((always_inline)) void transform_tile(const Load& load, int64_t count, T* to, int64_t step, int64_t along,
+                                                          const Transform& transform) {
+  for (int64_t c = 0; c < count; c += lanes<T>) {
+    vec<T> rows[IN][FROM];
+#pragma GCC unroll 8
+    for (int x = 0; x < FROM; x++) {
+      vec<T> d[FROM], column[IN];
+#pragma GCC unroll 8
+      for (int y = 0; y < FROM; y++) d[y] = load(y * FROM + x, c);
+      transform(d, column);
+#pragma GCC unroll 8
+      for (int y = 0; y < IN; y++) rows[y][x] = column[y];
+    }
+#pragma GCC unroll 8
+    for (int y = 0; y < IN; y++) {
+      vec<T> row[IN];
+      transform(rows[y], row);
+#pragma GCC unroll 8
+      for (int x = 0; x < IN; x++) {
+        T* const place = to + (y * IN + x) * step + c;
+        store(place, row[x]);
+        __builtin_prefetch(place + along, 1, 3);
+      }
+    }
+  }
+}
+
+// The same of the tile whose pixels pixel[] points at. The next tile's are probably `across` further on, and fetched ahead as well.
+template <int FROM, int IN, class T, class Transform>
+void tile_points(const T* const pixel[FROM * FROM], int64_t across, int64_t first, int64_t count, T* to, int64_t step, int64_t along,
+                 const Transform& transform) {
+  const auto load = [&](int i, int64_t c) __attribute__((always_inline)) {
+    const T* const place = pixel[i] + first + c;
+    __builtin_prefetch(place + across, 0, 3);
+    return load_some(place, count - c);
+  };
+  transform_tile<FROM, IN>(load, count, to, step, along, transform);
+}
+
+// A^T m A of one tile, for `count` of the output channels: use(y, c, row) receives row y of its outputs from channel c on, rows in turn. The next
+// tile's products are at from + `along`.
+template <class F, class T, class Use>
+inline __attribute__((always_inline)) void output_rows(const T* from, int64_t step, int64_t along, int64_t count, const Use& use) {
+  for (int64_t c = 0; c < count; c += lanes<T>) {
+    vec<T> rows[F::OUT][F::IN];
+#pragma GCC unroll 8
+    for (int x = 0; x < F::IN; x++) {
+      vec<T> m[F::IN], column[F::OUT];
+#pragma GCC unroll 8
+      for (int y = 0; y < F::IN; y++) {
+        const T* const place = from + (y * F::IN + x) * step + c;
+        m[y] = load(place);
+        __builtin_prefetch(place + along, 0, 3);
+      }
+      F::output(m, column);
+#pragma GCC unroll 6
+      for (int y = 0; y < F::OUT; y++) rows[y][x] = column[y];
+    }
+#pragma GCC unroll 6
+    for (int y = 0; y < F::OUT; y++) {
+      vec<T> row[F::OUT];
+      F::output(rows[y], row);
+      use(y, c, row);
+    }
+  }
+}
+
+// The tiles of a problem, and the zeros that stand for its padding.
+template <class F, class T>
+struct Tiles {
+  const WinogradPictures& p;
+  int64_t across, down, total;
+  Scratch<T> zeros;
+
+  explicit Tiles(const WinogradPictures& pictures)
+      : p(pictures),
+        across(ceil_div(p.out_width, F::OUT)),
+        down(ceil_div(p.out_height, F::OUT)),
+        total(p.batch * down * across),
+        zeros(std::max(p.in_channels, p.out_channels)) {
+    zero_run(zeros.get(), std::max(p.in_channels, p.out_channels));
+  }
+  int64_t picture(int64_t index) const { return index / across / down; }
+  int64_t y(int64_t index) const { return index / across % down * F::OUT; }
+  int64_t x(int64_t index) const { return index % across * F::OUT; }
+
+  // Where a tile's inputs lie, and its outputs; `outside` stands for those that don't exist.
+  void inputs(const T* input, int64_t index, const T* pixel[F::POINTS]) const {
+    locate<F::IN>(input, index, p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height, x(index) - p.pad_width,
+                  static_cast<const T*>(zeros.get()), pixel);
+  }
+  template <class U>
+  void outputs(U* output, int64_t index, U* outside, U* pixel[F::OUT * F::OUT]) const {
+    locate<F::OUT>(output, index, p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
+  }
+  // The outputs of 2x2 windows over the outputs, which cover them.
+  void pooled_outputs(T* output, int64_t index, T* pixel[F::OUT * F::OUT / 4]) const {
+    locate<F::OUT / 2>(output, index, p.out_height / 2, p.out_width / 2, p.out_channels, y(index) / 2, x(index) / 2, static_cast<T*>(nullptr), pixel);
+  }
+
+ private:
+  template <int SIDE, class U>
+  void locate(U* pictures, int64_t index, int64_t height, int64_t width, int64_t channels, int64_t y0, int64_t x0, U* outside,
+              U* pixel[SIDE * SIDE]) const {
+    for (int i = 0; i < SIDE * SIDE; i++) {
+      const int64_t y = y0 + i / SIDE, x = x0 + i % SIDE;
+      const bool inside = 0 <= y && y < height && 0 <= x && x < width;
+      pixel[i] = inside ? pictures + ((picture(index) * height + y) * width + x) * channels : outside;
+    }
+  }
+};
+
+// The signs of one vector (rectify_kernel.h), that of element `at` first: whole bytes, or half of one.
+template <class T>
+inline __attribute__((always_inline)) vec<Lane<T>> load_signs(const uint8_t* signs, int64_t at) {
+  constexpr int L = lanes<T>;
+  uint64_t bits = 0;
+  std::memcpy(&bits, signs + at / 8, (L + 7) / 8);
+  return lanes_of<T>(L < 8 ? bits >> at % 8 : bits, std::make_integer_sequence<int, L>{});
+}
+
+// The vector before it, if it begins the same byte, has been stored.
+template <class T>
+inline __attribute__((always_inline)) void store_signs(uint8_t* signs, int64_t at, uint64_t bits) {
+  constexpr int L = lanes<T>;
+  if (L < 8 && at % 8 != 0) bits = signs[at / 8] | bits << at % 8;
+  std::memcpy(signs + at / 8, &bits, (L + 7) / 8);
+}
+
+// The inputs of one tile.
+template <class F, class T>
+class TileInput {
+ public:
+  TileInput(const WinogradConv<T>& p, const Tiles<F, T>& all, int64_t index) : p_(p) {
+    if (p.input_positions == nullptr) all.inputs(p.input, index, pixel_);
+    if (p.input_positions == nullptr && p.input_signs == nullptr) return;
+    const int64_t scale = p.input_positions == nullptr ? 1 : 2, height = p.in_height / scale, width = p.in_width / scale;
+    for (int i = 0; i < F::POINTS; i++) {
+      const int64_t y = all.y(index) - p.pad_height + i / F::IN, x = all.x(index) - p.pad_width + i % F::IN;
+      const bool inside = 0 <= y && y < p.in_height && 0 <= x && x < p.in_width;
+      kept_[i] = inside ? ((all.picture(index) * height + y / scale) * width + x / scale) * p.in_channels : 0;
+      if (scale == 1) continue;
+      pixel_[i] = inside ? p.input + kept_[i] : all.zeros.get();
+      tap_[i] = y % 2 * 2 + x % 2;
+    }
+  }
+
+  // transform_tile, of `count` channels from `first` on.
+  void transform(int64_t first, int64_t count, T* to, int64_t step, int64_t along) const {
+    const auto turn = [](const vec<T> d[F::IN], vec<T> points[F::IN]) __attribute__((always_inline)) { F::input(d, points); };
+    const int64_t across = F::OUT * p_.in_channels;
+    if (p_.input_positions != nullptr) {
+      const auto unpooled = [&](int i, int64_t c) __attribute__((always_inline)) {
+        const T* const place = pixel_[i] + first + c;
+        __builtin_prefetch(place + across / 2, 0, 3);
+        return load_positions<T>(p_.input_positions + kept_[i] + first + c) == tap_[i] ? load(place) : vec<T>{};
+      };
+      transform_tile<F::IN, F::IN>(unpooled, count, to, step, along, turn);
+    } else if (p_.input_signs != nullptr) {
+      const auto masked = [&](int i, int64_t c) __attribute__((always_inline)) {
+        const T* const place = pixel_[i] + first + c;
+        __builtin_prefetch(place + across, 0, 3);
+        return load_signs<T>(p_.input_signs, kept_[i] + first + c) ? load(place) : vec<T>{};
+      };
+      transform_tile<F::IN, F::IN>(masked, count, to, step, along, turn);
+    } else {
+      tile_points<F::IN, F::IN>(pixel_, across, first, count, to, step, along, turn);
+    }
+  }
+
+ private:
+  const WinogradConv<T>& p_;
+  const T* pixel_[F::POINTS];
+  int64_t kept_[F::POINTS];  // its first element's place among the signs or positions
+  Lane<T> tap_[F::POINTS];
+};
+
+// The outputs of one tile.
+template <class F, class T>
+class TileOutput {
+ public:
+  TileOutput(const WinogradConv<T>& p, const Tiles<F, T>& all, int64_t index) : p_(p) {
+    if (p.pooled)
+      all.pooled_outputs(p.output, index, pixel_);
+    else
+      all.outputs(p.output, index, static_cast<T*>(nullptr), pixel_);
+  }
+
+  // A^T m A + bias, of `count` channels from `first` on, as output_rows says.
+  void write(const T* from, int64_t step, int64_t along, int64_t first, int64_t count) const {
+    constexpr int OUT = F::OUT;
+    const auto biased = [&](vec<T> value, int64_t c) __attribute__((always_inline)) {
+      return p_.bias == nullptr ? value : value + load_some(p_.bias + first + c, count - c);
+    };
+    if (p_.pooled) {
+      vec<T> above[OUT];
+      output_rows<F>(from, step, along, count, [&](int y, int64_t c, const vec<T> row[OUT]) __attribute__((always_inline)) {
+        if (y % 2 == 0) {
+#pragma GCC unroll 6
+          for (int x = 0; x < OUT; x++) above[x] = biased(row[x], c);
+          return;
+        }
+#pragma GCC unroll 3
+        for (int x = 0; x < OUT; x += 2) {
+          T* const pixel = pixel_[y / 2 * (OUT / 2) + x / 2];
+          if (pixel == nullptr) continue;
+          Best<T> best(0);
+          best.keep(above[x], 0);
+          best.keep(above[x + 1], 1);
+          best.keep(biased(row[x], c), 2);
+          best.keep(biased(row[x + 1], c), 3);
+          rectified(pixel + first + c, best.value);
+          if (p_.output_positions != nullptr) store_positions<T>(p_.output_positions + (pixel + first + c - p_.output), best.position);
+        }
+      });
+    } else {
+      output_rows<F>(from, step, along, count, [&](int y, int64_t c, const vec<T> row[OUT]) __attribute__((always_inline)) {
+#pragma GCC unroll 6
+        for (int x = 0; x < OUT; x++) {
+          T* const pixel = pixel_[y * OUT + x];
+          if (pixel == nullptr) continue;
+          __builtin_prefetch(pixel + first + c + OUT * p_.out_channels, 1, 3);
+          const vec<T> value = biased(row[x], c);
+          if (p_.rectified)
+            rectified(pixel + first + c, value);
+          else
+            store_some(pixel + first + c, value, count - c);
+        }
+      });
+    }
+  }
+
+ private:
+  // As rectify() (rectify_kernel.h).
+  inline __attribute__((always_inline)) void rectified(T* to, vec<T> value) const {
+    store(to, value < 0 ? vec<T>{} : value);
+    if (p_.output_signs != nullptr) store_signs<T>(p_.output_signs, to - p_.output, bits_of<T>(~(value <= 0)));
+  }
+
+  const WinogradConv<T>& p_;
+  T* pixel_[F::OUT * F::OUT];
+};
+
+}  // namespace winograd
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
