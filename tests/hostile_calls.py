@@ -19,6 +19,7 @@ from typing import Any
 
 import grid_library
 import torch
+import winograd_pieces
 from torch import Tensor
 
 from torchconv import reference
@@ -64,6 +65,8 @@ def image(shape: Sequence[int], dtype: torch.dtype, choose: random.Random) -> Te
 
 def valid_call(op: str, choose: random.Random) -> list[Any]:
     """The arguments of a small call that is valid most of the time."""
+    if op.startswith("winograd_block"):
+        return valid_block(op, choose)
     rank, batch, groups = choose.choice((1, 2, 2, 2, 3)), choose.choice((0, 1, 2)), choose.choice((1, 1, 2, 3))
     few = [choose.choice((1, 2, 3, 5, 17)) for _ in range(2)]
     channels, outputs = few[0] * groups, few[1] * groups
@@ -111,6 +114,30 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
         "adaptive_max_pool_indices": [input, parts, last],
     }
     return calls[op]
+
+
+def valid_block(op: str, choose: random.Random) -> list[Any]:
+    batch, channels, outputs = choose.choice((0, 1, 2)), choose.choice((16, 48)), choose.choice((16, 32))
+    dtype, pool, save, padding = (
+        choose.choice((torch.float32, torch.float64)),
+        choose.random() < 0.5,
+        choose.random() < 0.5,
+        [choose.choice((0, 1, 2)) for _ in range(2)],
+    )
+    size = [max(3 - 2 * p, choose.choice((1, 2, 4, 7))) for p in padding]
+    size = [n + n % 2 for n in size] if pool else size
+    result = [n + 2 * p - 2 for n, p in zip(size, padding, strict=True)]
+    result = [n // 2 for n in result] if pool else result
+    weight, grad_output = (
+        image([outputs, channels, 3, 3], dtype, choose),
+        image([batch, outputs, *result], dtype, choose),
+    )
+    if op == "winograd_block":
+        bias = choose.choice((None, torch.randn(outputs, dtype=dtype)))
+        return [image([batch, channels, *size], dtype, choose), weight, bias, padding, pool, save]
+    positions = torch.randint(0, 6, grad_output.shape).to(torch.uint8)  # of which two are none
+    signs = torch.randint(-(2**63), 2**63 - 1, (-(-grad_output.numel() // 64),))
+    return [grad_output, positions if pool else signs, weight, size, padding]
 
 
 def hostile_tensor(tensor: Tensor, choose: random.Random) -> Tensor:
@@ -174,6 +201,8 @@ def compare(op: str, args: list[Any], result: Any) -> None:
         return
     # The kernels add 16-bit values up in float32, and the reference in what it gets.
     args = [a.double() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
+    if op.startswith("winograd_block"):
+        return compare_block(op, args, result)
     options = {"conv": 2, "conv_input": 2, "conv_weight": 2, "im2col": 0, "col2im": 0, "max_pool": 2}.get(op, 1)
     try:
         if op == "rectify_input":  # whose signs are of elements in this order
@@ -188,6 +217,16 @@ def compare(op: str, args: list[Any], result: Any) -> None:
     bound = 1e-3 if tensors[0].dtype != torch.bfloat16 else 5e-2
     check_dtype = tensors[0].dtype in (torch.float32, torch.float64)  # of no elements the kernels take any
     torch.testing.assert_close(result, expected, rtol=bound, atol=bound, equal_nan=True, check_dtype=check_dtype)
+
+
+def compare_block(op: str, args: list[Any], result: Any) -> None:
+    """Its signs and positions are arbitrary where values are as good as zero, or as each other."""
+    ours = result[0] if op == "winograd_block" else result
+    if ours.numel() == 0:
+        return
+    theirs = getattr(winograd_pieces, op)(*args, algorithm="reference")
+    theirs = theirs[0] if op == "winograd_block" else theirs
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 def in_format(tensor: Tensor, channels_last: bool) -> Tensor:

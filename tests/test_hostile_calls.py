@@ -23,6 +23,7 @@ OPS = (
     "conv",
     "conv_input",
     "conv_weight",
+    "winograd_block,winograd_block_input",
     "im2col",
     "col2im",
     "max_pool",
@@ -56,7 +57,7 @@ def test_no_call_crashes_with_other_instruction_sets(isa: str) -> None:
     assert set(returned) == set(",".join(OPS).split(","))
 
 
-@pytest.mark.parametrize("names", OPS)
+@pytest.mark.parametrize("names", [names for names in OPS if "winograd" not in names])  # which has none
 def test_no_call_of_the_gpu_s_kernels_crashes_or_gives_nonsense(names: str) -> None:
     grid_library.load()  # compiled once, and not by the process that has little memory
     returned = run(names, seed=3, count=300, library="torchconv_grid")

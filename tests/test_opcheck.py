@@ -59,6 +59,27 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "conv_weight",
         (filled((2, 4, 6, 7)), filled((2, 6, 6, 7)), [3, 3], *PLAIN, "winograd", False),
     ),
+    "winograd_block": ("winograd_block", (filled((2, 16, 6, 7)), filled((32, 16, 3, 3)), None, [1, 1], False, False)),
+    "winograd_block_kept": (
+        "winograd_block",
+        (last(filled((2, 16, 6, 7))), filled((32, 16, 3, 3)), filled((32,)), [0, 2], False, True),
+    ),
+    "winograd_block_pooled": (
+        "winograd_block",
+        (filled((2, 16, 6, 4)), filled((32, 16, 3, 3)), filled((32,)), [1, 2], True, True),
+    ),
+    "winograd_block_no_batch": (
+        "winograd_block",
+        (filled((0, 16, 6, 4)), filled((32, 16, 3, 3)), filled((32,)), [1, 2], True, True),
+    ),
+    "winograd_block_input": (
+        "winograd_block_input",
+        (filled((2, 32, 6, 7)), torch.arange(42), filled((32, 16, 3, 3)), [6, 7], [1, 1]),
+    ),
+    "winograd_block_input_pooled": (
+        "winograd_block_input",
+        (filled((2, 32, 3, 3)), positions((2, 32, 3, 3), 4), filled((32, 16, 3, 3)), [6, 4], [1, 2]),
+    ),
     "im2col": ("im2col", (filled((2, 4, 6, 7)), *WINDOW)),
     "im2col_bfloat16": ("im2col", (last(filled((2, 4, 6, 7), torch.bfloat16)), *WINDOW)),
     "col2im": ("col2im", (filled((2, 24, 21)), [6, 7], *WINDOW)),

@@ -7,6 +7,7 @@ also at `torch.ops.torchconv`, with fake kernels for tracing.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -315,6 +316,7 @@ def rectify_(values: Tensor, bias: Tensor | None, save_signs: bool) -> Tensor:
 def winograd_block_serves(
     activations: Tensor,
     channels_last: bool,
+    size: Ints,
     weight: Tensor,
     stride: Ints,
     padding: Ints,
@@ -329,6 +331,7 @@ def winograd_block_serves(
     Args:
         activations: the input, or the gradient of the output.
         channels_last: how they lie, or would.
+        size: the spatial sizes of the convolution's output, or of the gradient of its input.
         weight, stride, padding, dilation, groups, algorithm: of the convolution.
     """
     outputs, inputs, *kernel = weight.shape
@@ -338,7 +341,7 @@ def winograd_block_serves(
         whole and window and channels_last and activations.is_cpu and _compiled(activations, algorithm, "convolutions")
     ):
         return False
-    enough = min(outputs, inputs) >= 32 and activations.numel() // activations.shape[1] >= 48
+    enough = min(outputs, inputs) >= 32 and len(activations) * prod(size) >= 48
     return algorithm == "winograd" or (algorithm == "auto" and enough and activations.dtype == torch.float32)
 
 

@@ -11,6 +11,10 @@ namespace {
 constexpr int64_t VECTOR = 16;  // the longest one's lanes
 constexpr int64_t POOL = 2;     // the windows' size, and stride
 
+void expect_picture(const char* op, const char* name, const Tensor& t) {
+  TORCHCONV_CHECK(t.dim() == 4, op, ": ", name, " has ", t.dim(), " dimensions, expected 4");
+}
+
 Problem block_problem(const char* op, int64_t batch, int64_t in_channels, int64_t out_channels, const Extent& input, const Tensor& weight,
                       const Ints& padding) {
   const Ints ones{1, 1};
@@ -32,6 +36,8 @@ std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, s
   const Cpu device(op, "input", input);
   device.expect("weight", weight);
   expect_same_dtype(op, "weight", weight, input);
+  expect_picture(op, "input", input);
+  expect_picture(op, "weight", weight);
   const Problem p = block_problem(op, input.size(0), input.size(1), weight.size(0), spatial_sizes(op, "input", input), weight, padding);
   if (bias) {
     device.expect("bias", *bias);
@@ -67,6 +73,8 @@ Tensor winograd_block_input(Tensor grad_output, Tensor kept, Tensor weight, Ints
   device.expect("kept", kept);
   device.expect("weight", weight);
   expect_same_dtype(op, "weight", weight, grad_output);
+  expect_picture(op, "grad_output", grad_output);
+  expect_picture(op, "weight", weight);
   const bool pool = kept.scalar_type() == ScalarType::Byte;
   TORCHCONV_CHECK(pool || kept.scalar_type() == ScalarType::Long, op, ": kept has dtype ", torch::headeronly::toString(kept.scalar_type()),
                   ", expected ", torch::headeronly::toString(ScalarType::Long), " for signs or ", torch::headeronly::toString(ScalarType::Byte),

@@ -60,7 +60,8 @@ class ConvReLU(Function):
     def forward(
         input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool
     ) -> tuple[Tensor, Tensor]:
-        if ops.winograd_block_serves(input, ops.is_channels_last(input), weight, *geometry):
+        size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
+        if ops.winograd_block_serves(input, ops.is_channels_last(input), size, weight, *geometry):
             return ops.winograd_block(input, weight, bias, geometry.padding, False, save)[:2]
         return ops.conv_relu(input, weight, bias, *geometry, save)
 
@@ -76,7 +77,7 @@ class ConvReLU(Function):
         input, weight, signs = ctx.saved_tensors
         size = grad_output.shape
         if _only_input(ctx):
-            if ops.winograd_block_serves(grad_output, ctx.channels_last, weight, *ctx.geometry):
+            if ops.winograd_block_serves(grad_output, ctx.channels_last, ctx.input_size, weight, *ctx.geometry):
                 grad_input = ops.winograd_block_input(grad_output, signs, weight, ctx.input_size, ctx.geometry.padding)
                 return grad_input, *(None,) * 4
             if _in_bands(ctx, size, grad_output) and bands.signs_serve(size):
@@ -99,9 +100,8 @@ class ConvReLUPool(Function):
         ceil_mode: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
-        if _pools_tiles(pool, size) and ops.winograd_block_serves(
-            input, ops.is_channels_last(input), weight, *geometry
-        ):
+        serves = ops.winograd_block_serves(input, ops.is_channels_last(input), size, weight, *geometry)
+        if serves and _pools_tiles(pool, size):
             return ops.winograd_block(input, weight, bias, geometry.padding, True, save)
         shape = torch.Size((len(input), len(weight), *size))
         large = bands.serves(shape, weight.numel(), input.element_size(), geometry)
@@ -128,7 +128,7 @@ class ConvReLUPool(Function):
         grad = rectify_input(grad_output, signs, ctx.channels_last)
         size = torch.Size((*grad.shape[:2], *ctx.conv_size))
         if _only_input(ctx):
-            serves = ops.winograd_block_serves(grad, ctx.channels_last, weight, *ctx.geometry)
+            serves = ops.winograd_block_serves(grad, ctx.channels_last, ctx.input_size, weight, *ctx.geometry)
             if serves and _pools_tiles(ctx.pool, ctx.conv_size):
                 grad_input = ops.winograd_block_input(grad, positions, weight, ctx.input_size, ctx.geometry.padding)
                 return grad_input, *(None,) * 6
