@@ -63,4 +63,20 @@ void for_each_phase(const Problem& p, const WeightView<T>& weight, const F& f) {
   }
 }
 
+// Whether the windows tile the input, so that each phase has one tap and as many positions.
+inline bool windows_tile(const Window& w) {
+  for (int i = 0; i < RANK; i++)
+    if (w.kernel[i] != w.stride[i] || (w.kernel[i] > 1 && w.dilation[i] != 1) || w.padding[i] != 0 || w.input[i] != w.stride[i] * w.output[i])
+      return false;
+  return true;
+}
+
+// All phases as one gather where windows tile the input.
+template <class T>
+GatherConv<T> every_phase(const Problem& p, const WeightView<T>& weight) {
+  const Extent ones{1, 1, 1}, origin{0, 0, 0}, &size = p.window.output;
+  const Window window{size, size, ones, ones, origin, ones};
+  return {p.batch, p.groups, p.out, p.in, window, p.window.input, origin, p.window.stride, nullptr, weight, nullptr, nullptr, true};
+}
+
 }  // namespace torchconv

@@ -24,7 +24,8 @@ struct WeightView {
 // A convolution as a gather: channels-last `input`, and for each position of the window one row of output channels
 //   output[origin + position * spacing] = bias + sum over taps and input channels.
 // The forward pass has spacing 1; the input gradient of a strided convolution is one such gather per phase of the stride.
-// Padding may be negative here. Channel counts are those of one group.
+// Padding may be negative here. Channel counts are those of one group. Where each phase has one tap, number r of the kernel for phase r,
+// and all have the same positions, they may be one gather: `window` and `origin` are the first one's.
 template <class T>
 struct GatherConv {
   int64_t batch, groups, in_channels, out_channels;
@@ -34,6 +35,7 @@ struct GatherConv {
   WeightView<T> weight;
   const T* bias;  // may be null
   T* output;
+  bool every_phase = false;
 };
 
 // The weight gradient: grad_weight[out, in, tap] = sum over positions of grad_output[position, out] * input[...].

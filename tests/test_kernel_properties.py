@@ -60,6 +60,7 @@ FAMILIES = {
     "depthwise": Family((1, 1), (1, 1), groups=(2, 70), kernel=(1, 7), stride=3, dilation=2),
     "groups": Family((1, 20), (1, 20), groups=(2, 5), stride=2, dilation=2),
     "small_pictures": Family((1, 270), (1, 140), stride=2, size=6),
+    "side_by_side": Family((1, 140), (1, 70), groups=(1, 3), kernel=(1, 4), size=60),
     "winograd": Family((1, 140), (1, 140), kernel=(3, 3), size=60),
 }
 
@@ -71,10 +72,13 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
     batch, longest = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3))), min(family.kernel[1], (11, 7, 3)[rank - 1])
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
+    if family is FAMILIES["side_by_side"]:  # windows that tile the input
+        stride, dilation, padding = kernel, (1,) * rank, (0,) * rank
     room, sizes = PRODUCTS // (max(batch, 1) * groups * inputs * outputs * prod(kernel)), []
     for i in reversed(range(rank)):  # the width first: rows are what vectors and blocks are cut from
         least = max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i])
         sizes.append(max(least, min(draw(about(1, family.size)), room)))
+        sizes[-1] -= sizes[-1] % kernel[i] if family is FAMILIES["side_by_side"] else 0
         room //= sizes[-1]
     input, weight = (batch, groups * inputs, *reversed(sizes)), (groups * outputs, inputs, *kernel)
     return ConvProblem(input, weight, stride, padding, dilation, groups, draw(st.booleans()))

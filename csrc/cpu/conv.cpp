@@ -64,6 +64,9 @@ constexpr int64_t WINOGRAD_CHANNELS = 32;
 constexpr int64_t WINOGRAD_POSITIONS = 48;          // three tiles and more
 constexpr int64_t WINOGRAD_WEIGHT_POSITIONS = 128;  // for the weight's gradient
 
+// A panel of weights holds so many. All phases of a strided convolution at once are fast if each fills one.
+constexpr int64_t PANEL_CHANNELS = 32;
+
 template <class T>
 bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, int64_t positions, int64_t least) {
   TORCHCONV_CHECK(algorithm == "auto" || algorithm == "im2col" || algorithm == "winograd", op, ": algorithm is '", algorithm,
@@ -147,9 +150,10 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
       });
     }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
-    const bool nhwc = is_channels_last(grad_output);
+    const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
+    const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
-      bool all = !winograd;
+      bool all = !winograd && !(tiled && p.in >= PANEL_CHANNELS);
       if (all) for_each_phase(p, view, [&, serves = serves](const GatherConv<T>& g) { all = all && serves(g, nhwc); });
       if (!all) continue;
       const auto from = activations<const T>(grad_output);
@@ -161,11 +165,17 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     if (winograd) {
       kernel.winograd_conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
     } else {
-      for_each_phase(p, view, [&](GatherConv<T>& g) {
+      const auto gather = [&](GatherConv<T>& g) {
         g.input = from.data();
         g.output = to.data();
         kernel.gather_conv(g);
-      });
+      };
+      if (tiled) {
+        GatherConv<T> g = every_phase(p, view);
+        gather(g);
+      } else {
+        for_each_phase(p, view, gather);
+      }
     }
     to.finish();
   });

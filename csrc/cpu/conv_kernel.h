@@ -5,17 +5,43 @@ namespace TORCHCONV_ISA {
 constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
 constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 
-// A weight as the panels of B: for each group, each block of DEPTH rows of the column matrix, and each TILE_COLUMNS output
-// channels, [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
+// The panels of B that a gather multiplies with: TILE_COLUMNS output channels each, of one phase after the other.
+template <class T>
+struct Panels {
+  const GatherConv<T>& p;
+  Extent kernel;  // of all phases
+  int64_t taps, of_phase, count, depth;
+
+  explicit Panels(const GatherConv<T>& gather)
+      : p(gather),
+        kernel(p.every_phase ? p.spacing : p.window.kernel),
+        taps(volume(kernel)),
+        of_phase(ceil_div(p.out_channels, TILE_COLUMNS<T>)),
+        count(p.every_phase ? taps * of_phase : of_phase),
+        depth(p.every_phase ? p.in_channels : taps * p.in_channels) {}
+
+  int64_t column(int64_t panel) const { return panel % of_phase * TILE_COLUMNS<T>; }
+  int64_t columns(int64_t panel) const { return std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column(panel)); }
+  // How many output positions lie between its phase and the first one.
+  int64_t shift(int64_t panel) const {
+    if (!p.every_phase) return 0;
+    const int64_t phase = panel / of_phase;
+    const auto& [d, h, w] = kernel;
+    return (phase / (h * w) * p.output_extent[1] + phase / w % h) * p.output_extent[2] + phase % w;
+  }
+};
+
+// A weight as the panels of B: for each group, each block of DEPTH rows of the column matrix, and each panel,
+// [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
 template <class T>
 struct PackedWeight {
   int64_t depth, blocks, panels, group_step;
   Scratch<T> data;
 
-  PackedWeight(int64_t taps, int64_t groups, int64_t in_channels, int64_t out_channels)
-      : depth(taps * in_channels),
+  PackedWeight(int64_t rows, int64_t groups, int64_t panel_count)
+      : depth(rows),
         blocks(std::max<int64_t>(1, ceil_div(depth, DEPTH))),  // with no depth at all, one block that stores the bias
-        panels(ceil_div(out_channels, TILE_COLUMNS<T>)),
+        panels(panel_count),
         group_step(blocks * panels * DEPTH * TILE_COLUMNS<T> + LINE<T>),
         data(groups * group_step) {}
 
@@ -30,50 +56,61 @@ int64_t channels_at_a_time(const GatherConv<T>& p) {
   return std::min<int64_t>(p.in_channels, p.weight.in_step == 1 ? 64 : 16);
 }
 
-// The rows of one panel for `ins` input channels from `in` on: row k goes to row_at(k).
+// The rows of one panel, of a phase or of each, for `ins` input channels from `in` on: row k of panel i goes to row_at(i, k).
 template <class T, class F>
-void pack_rows(const GatherConv<T>& p, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& row_at) {
+void pack_rows(const Panels<T>& panels, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& row_at) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t taps = volume(p.window.kernel), C = p.in_channels, out = panel * N, outs = std::min(N, p.out_channels - out);
+  const GatherConv<T>& p = panels.p;
+  const int64_t taps = panels.taps, C = p.in_channels, outs = panels.columns(panel);
   if (outs < N) zero_run(chunk, ins * taps * N);
-  Filters<T>(p.weight, p.window.kernel, group, C).read(in, ins, out, outs, chunk, N);
+  Filters<T>(p.weight, panels.kernel, group, C).read(in, ins, panels.column(panel), outs, chunk, N);
   for (int64_t c = 0; c < ins; c++)
-    for (int64_t tap = 0; tap < taps; tap++) copy_run(chunk + (c * taps + tap) * N, row_at(tap * C + in + c), N);
+    for (int64_t tap = 0; tap < taps; tap++)
+      copy_run(chunk + (c * taps + tap) * N, p.every_phase ? row_at(tap * panels.of_phase + panel, in + c) : row_at(panel, tap * C + in + c), N);
 }
 
 template <class T>
-PackedWeight<T> pack_weight(const GatherConv<T>& p) {
+PackedWeight<T> pack_weight(const Panels<T>& panels) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t taps = volume(p.window.kernel), C = p.in_channels, step = channels_at_a_time(p), chunks = step == 0 ? 0 : ceil_div(C, step);
-  PackedWeight<T> packed(taps, p.groups, C, p.out_channels);
-  const int64_t grain = std::max<int64_t>(1, 16384 / (step * taps * N + 1));  // few are packed sooner than a thread wakes up
-  torch::stable::parallel_for(0, p.groups * packed.panels * chunks, grain, [&](int64_t begin, int64_t end) {
-    const Scratch<T> chunk(step * taps * N);
+  const GatherConv<T>& p = panels.p;
+  const int64_t C = p.in_channels, step = channels_at_a_time(p), chunks = step == 0 ? 0 : ceil_div(C, step), run = step * panels.taps * N;
+  PackedWeight<T> packed(panels.depth, p.groups, panels.count);
+  const int64_t grain = std::max<int64_t>(1, 16384 / (run + 1));  // few are packed sooner than a thread wakes up
+  torch::stable::parallel_for(0, p.groups * panels.of_phase * chunks, grain, [&](int64_t begin, int64_t end) {
+    const Scratch<T> chunk(run);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t in = i % chunks * step, panel = i / chunks % packed.panels, group = i / chunks / packed.panels;
-      pack_rows(p, group, panel, in, std::min(step, C - in), chunk.get(),
-                [&](int64_t k) { return packed.panel(group, k / DEPTH, panel) + k % DEPTH * N; });
+      const int64_t in = i % chunks * step, panel = i / chunks % panels.of_phase, group = i / chunks / panels.of_phase;
+      pack_rows(panels, group, panel, in, std::min(step, C - in), chunk.get(),
+                [&](int64_t to, int64_t k) { return packed.panel(group, k / DEPTH, to) + k % DEPTH * N; });
     }
   });
   return packed;
 }
 
+// Where the outputs of `count` positions lie, from position `first` on.
+template <class T>
+void locate_rows(const GatherConv<T>& p, int64_t first, int64_t count, T** row) {
+  OutputPosition at(p.window.output, first);
+  for (int64_t i = 0; i < count; i++, at.advance(p.window.output)) {
+    int64_t place = at.batch;
+    for (int d = 0; d < RANK; d++) place = place * p.output_extent[d] + p.origin[d] + at.place[d] * p.spacing[d];
+    row[i] = p.output + place * p.groups * p.out_channels;
+  }
+}
+
 // Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
 template <class T>
-void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t first, int64_t count, int64_t panel_begin,
+void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, int64_t first, int64_t count, int64_t panel_begin,
                   int64_t panel_end, T* packed) {
+  const GatherConv<T>& p = panels.p;
   const Window& w = p.window;
   const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels;
   const bool in_place = columns_in_place<T>(w, in_pixel);
   Corner corner[BLOCK_ROWS];
-  T* row[BLOCK_ROWS];
   OutputPosition at(w.output, first);
-  for (int64_t i = 0; i < count; i++, at.advance(w.output)) {
-    if (!in_place) corner[i] = corner_of(w, at);
-    int64_t place = at.batch;
-    for (int d = 0; d < RANK; d++) place = place * p.output_extent[d] + p.origin[d] + at.place[d] * p.spacing[d];
-    row[i] = p.output + place * out_pixel;
-  }
+  for (int64_t i = 0; !in_place && i < count; i++, at.advance(w.output)) corner[i] = corner_of(w, at);
+  T* row[BLOCK_ROWS];
+  locate_rows(p, first, count, row);
   for (int64_t group = 0; group < p.groups; group++) {
     for (int64_t block = 0; block < weight.blocks; block++) {
       const int64_t begin = block * DEPTH, end = std::min<int64_t>(begin + DEPTH, weight.depth);
@@ -82,14 +119,15 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
       for (int64_t i = 0; !in_place && i < count; i++)
         pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner[i], begin, end, packed + i * PACKED_STRIDE<T>);
       for (int64_t panel = panel_begin; panel < panel_end; panel++) {
-        const int64_t column = panel * TILE_COLUMNS<T>, columns = std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column);
+        const int64_t column = group * p.out_channels + panels.column(panel), columns = panels.columns(panel);
+        const int64_t to = panels.shift(panel) * out_pixel + column;
         T start[TILE_COLUMNS<T>] = {};
-        if (p.bias != nullptr) std::memcpy(start, p.bias + group * p.out_channels + column, columns * sizeof(T));
+        if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
         const T* b = weight.panel(group, block, panel);
         for (int64_t i = 0; i < count; i += TILE_ROWS) {
           const int rows = std::min<int64_t>(TILE_ROWS, count - i);
           T* c[TILE_ROWS];
-          for (int r = 0; r < rows; r++) c[r] = row[i + r] + group * p.out_channels + column;
+          for (int r = 0; r < rows; r++) c[r] = row[i + r] + to;
           const auto multiply = in_place ? tile_of<T, LayoutA::rows>(rows) : tile_of<T, LayoutA::packed>(rows);
           multiply(end - begin, a + i * a_stride, a_stride, b, TILE_COLUMNS<T>, c, columns, block == 0 ? start : nullptr, 0);
         }
@@ -102,25 +140,33 @@ void gather_block(const GatherConv<T>& p, const PackedWeight<T>& weight, int64_t
 constexpr int64_t FEW_POSITIONS = 256;
 
 template <class T>
-void gather_by_panels(const GatherConv<T>& p) {
+void gather_by_panels(const Panels<T>& panels) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const int64_t C = p.in_channels, O = p.out_channels, total = p.batch * volume(p.window.output), panels = ceil_div(O, N);
-  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * O, step = channels_at_a_time(p);
-  torch::stable::parallel_for(0, p.groups * panels, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weight(C * N), chunk(step * N);
+  const GatherConv<T>& p = panels.p;
+  const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
+  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = channels_at_a_time(p);
+  T* row[FEW_POSITIONS];
+  locate_rows(p, 0, total, row);
+  torch::stable::parallel_for(0, p.groups * panels.of_phase, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weight(phases * C * N), chunk(step * panels.taps * N);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t group = i / panels, panel = i % panels, columns = std::min(N, O - panel * N);
+      const int64_t group = i / panels.of_phase, first = i % panels.of_phase;
       for (int64_t in = 0; in < C; in += step)
-        pack_rows(p, group, panel, in, std::min(step, C - in), chunk.get(), [&](int64_t k) { return weight.get() + k * N; });
+        pack_rows(panels, group, first, in, std::min(step, C - in), chunk.get(),
+                  [&](int64_t panel, int64_t k) { return weight.get() + (panel / panels.of_phase * C + k) * N; });
+      const int64_t column = group * p.out_channels + panels.column(first), columns = panels.columns(first);
       T start[N] = {};
-      if (p.bias != nullptr) std::memcpy(start, p.bias + group * O + panel * N, columns * sizeof(T));
-      for (int64_t in = 0; in < C; in += DEPTH) {
-        for (int64_t t = 0; t < total; t += TILE_ROWS) {
-          const int64_t rows = std::min<int64_t>(TILE_ROWS, total - t);
-          T* c[TILE_ROWS];
-          for (int64_t r = 0; r < rows; r++) c[r] = p.output + (t + r) * out_pixel + group * O + panel * N;
-          tile_of<T, LayoutA::rows>(rows)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
-                                          weight.get() + in * N, N, c, columns, in == 0 ? start : nullptr, 0);
+      if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
+      for (int64_t phase = 0; phase < phases; phase++) {
+        const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
+        for (int64_t in = 0; in < C; in += DEPTH) {
+          for (int64_t t = 0; t < total; t += TILE_ROWS) {
+            const int64_t rows = std::min<int64_t>(TILE_ROWS, total - t);
+            T* c[TILE_ROWS];
+            for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
+            tile_of<T, LayoutA::rows>(rows)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
+                                            weight.get() + (phase * C + in) * N, N, c, columns, in == 0 ? start : nullptr, 0);
+          }
         }
       }
     }
@@ -133,9 +179,9 @@ void gather_conv(const GatherConv<T>& p) {
   if (total == 0 || p.out_channels == 0) return;
   if (is_depthwise<T>(p)) return depthwise::conv(p);
   if (dot::serves(p)) return dot::conv(p);
-  if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels) && is_dense(p))
-    return gather_by_panels(p);
-  const PackedWeight<T> weight = pack_weight(p);
+  const Panels<T> panels(p);
+  if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels)) return gather_by_panels(panels);
+  const PackedWeight<T> weight = pack_weight(panels);
   // Blocks of as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the work is cut
   // never changes the order in which an output element is summed, so results do not depend on the number of threads.
   const int64_t tiles = ceil_div(total, TILE_ROWS), rows = ceil_div(tiles, ceil_div(tiles, ROW_TILES)) * TILE_ROWS;
@@ -145,7 +191,7 @@ void gather_conv(const GatherConv<T>& p) {
     Scratch<T> packed(BLOCK_ROWS * PACKED_STRIDE<T>);
     for (int64_t i = begin; i < end; i++) {
       const int64_t first = i / cuts * rows, cut = i % cuts;
-      gather_block(p, weight, first, std::min(rows, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
+      gather_block(panels, weight, first, std::min(rows, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
                    packed.get());
     }
   });

@@ -64,7 +64,7 @@ void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T*
 template <class F, class T>
 void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
-  const PackedWeight<T> weight(1, POINTS, p.in_channels, p.out_channels);
+  const PackedWeight<T> weight(p.in_channels, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
   const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
   torch::stable::parallel_for(0, weight.blocks * weight.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
