@@ -1,6 +1,6 @@
 // One channel in, one out: there is no sum over channels to block for. Activations are channels-last, vectors run over the channels.
 //
-// A block is up to OUTS neighbouring positions of an output row, and a chunk of channels. A row of taps meets a run of pixels
+// A block is up to OUTS<TAPS> neighbouring positions of an output row, and a chunk of channels. A row of taps meets a run of pixels
 // there, each of which is loaded once for all the taps and positions that share it. Where pixels don't exist the runs are copied,
 // with zeros in their place. The last vector of channels ends with the last channel, and may begin in the vector before: what
 // both compute is the same.
@@ -15,7 +15,10 @@ bool is_depthwise(const P& p) {
 
 namespace depthwise {
 
-constexpr int OUTS = 4;
+// As many sums at a time as hide the latency of multiplying and adding. Long runs are worth more, where there are registers for them:
+// short ones would make more blocks that reach over the edge.
+template <int TAPS>
+constexpr int OUTS = VECTOR_BYTES == 64 && TAPS > 3 ? 8 : 4;
 
 // The runs of an output row or of one block: run r begins at run[r], its taps are tap[r] and those behind.
 template <class T>
@@ -32,18 +35,19 @@ struct Geometry {
   const Window& w;
   const int64_t channels, taps = volume(w.kernel), rows = w.output[0] * w.output[1];
   // Taps that share a run: those of a row of the kernel where there is code for its width, else each has its own.
-  int64_t together;
+  int64_t together, outs;  // and positions of a block
   int64_t begin, end;  // positions all of whose taps lie inside the picture's width
 
   Geometry(const Window& window, int64_t groups) : w(window), channels(groups) {
     const bool shared = w.dilation[2] == 1 && w.stride[2] <= 2 && (w.kernel[2] == 3 || w.kernel[2] == 5 || w.kernel[2] == 7);
     together = shared ? w.kernel[2] : 1;
+    outs = together == 5 ? OUTS<5> : together == 7 ? OUTS<7> : OUTS<3>;
     const int64_t last = w.input[2] + w.padding[2] - w.dilation[2] * (w.kernel[2] - 1);  // behind the last first tap
     begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(w.padding[2], 0), w.stride[2]), 0, w.output[2]);
     end = last <= 0 ? begin : std::clamp(ceil_div(last, w.stride[2]), begin, w.output[2]);
   }
 
-  int64_t pixels(int64_t outs) const { return (outs - 1) * w.stride[2] + together; }
+  int64_t pixels(int64_t positions) const { return (positions - 1) * w.stride[2] + together; }
 
   // The runs of an output row, from its first position on. Rows of taps outside the picture are left out.
   void find(const T* input, int64_t row, Runs<T>& runs) const {
@@ -66,10 +70,10 @@ struct Geometry {
   }
 
   // Room for the copies of a block.
-  Scratch<T> scratch() const { return Scratch<T>(std::max<int64_t>(1, taps / together * pixels(OUTS) * CHUNK)); }
+  Scratch<T> scratch() const { return Scratch<T>(std::max<int64_t>(1, taps / together * pixels(outs) * CHUNK)); }
 
   // A row's runs from position `x` on, for `count` channels from `c` on, with zeros where pixels don't exist.
-  void copy(const Runs<T>& row, int64_t x, int64_t outs, int64_t c, int64_t count, T* copies, Runs<T>& runs) const {
+  void copy(const Runs<T>& row, int64_t x, int64_t positions, int64_t c, int64_t count, T* copies, Runs<T>& runs) const {
     runs.run.clear();
     runs.tap = row.tap;
     runs.pixel = count;
@@ -77,7 +81,7 @@ struct Geometry {
     for (size_t r = 0; r < row.run.size(); r++) {
       runs.run.push_back(copies);
       const int64_t first = x * w.stride[2], column = first - w.padding[2] + row.tap[r] % w.kernel[2] * w.dilation[2];
-      for (int64_t i = 0; i < pixels(outs); i++, copies += count) {
+      for (int64_t i = 0; i < pixels(positions); i++, copies += count) {
         if (column + i < 0 || column + i >= w.input[2])
           zero_run(copies, count);
         else
@@ -89,13 +93,13 @@ struct Geometry {
   // Calls f(runs, offset in them, first position, positions) for all blocks of `count` channels from `c` on.
   template <class F>
   void for_each_block(const Runs<T>& row, int64_t c, int64_t count, T* copies, Runs<T>& edge, const F& f) const {
-    for (int64_t x = 0; x < w.output[2]; x += OUTS) {
-      const int64_t outs = std::min<int64_t>(OUTS, w.output[2] - x);
-      if (begin <= x && x + outs <= end) {
-        f(row, x * w.stride[2] * channels + c, x, outs);
+    for (int64_t x = 0; x < w.output[2]; x += outs) {
+      const int64_t positions = std::min(outs, w.output[2] - x);
+      if (begin <= x && x + positions <= end) {
+        f(row, x * w.stride[2] * channels + c, x, positions);
       } else {
-        copy(row, x, outs, c, count, copies, edge);
-        f(edge, 0, x, outs);
+        copy(row, x, positions, c, count, copies, edge);
+        f(edge, 0, x, positions);
       }
     }
   }
@@ -130,7 +134,7 @@ P with_padded_rows(const P& p, Scratch<T>& copy) {
 }
 
 // A block's kernel for TAPS taps to a run, STRIDE (0 where it is not known at compile time) and COUNT positions.
-template <template <class, int, int, int> class Kernel, class T, int TAPS, int STRIDE, int COUNT = OUTS>
+template <template <class, int, int, int> class Kernel, class T, int TAPS, int STRIDE, int COUNT = OUTS<TAPS>>
 auto kernel_for(int64_t outs) {
   if constexpr (COUNT > 1) {
     if (outs < COUNT) return kernel_for<Kernel, T, TAPS, STRIDE, COUNT - 1>(outs);
@@ -156,21 +160,21 @@ struct Forward {
     for (int64_t c = 0; c < count; c += lanes<T>) {
       c = std::min(c, count - lanes<T>);
       vec<T> sum[COUNT];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int o = 0; o < COUNT; o++) sum[o] = load(start + c);
       for (size_t r = 0; r < runs.run.size(); r++) {
         const T *in = runs.run[r] + offset + c, *k = weight + runs.tap[r] * channels + c;
         vec<T> pixel[PIXELS];
-#pragma GCC unroll 13
+#pragma GCC unroll 21
         for (int i = 0; i < PIXELS; i++) pixel[i] = load(in + i * next);
 #pragma GCC unroll 7
         for (int tap = 0; tap < TAPS; tap++) {
           const vec<T> factor = load(k + tap * channels);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int o = 0; o < COUNT; o++) sum[o] += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * factor;
         }
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int o = 0; o < COUNT; o++) store(to + o * spacing + c, sum[o]);
     }
   }
@@ -186,12 +190,13 @@ void conv(const GatherConv<T>& p) {
     return conv(with_padded_rows(p, copy));
   }
   const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * C)), start(C);  // [tap][channel]
-  const Filters<T> filters(p.weight, w.kernel, 0, 1);
-  for (int64_t tap = 0; tap < geometry.taps; tap++)
-    for (int64_t c = 0; c < C; c++) weight.get()[tap * C + c] = filters.data[filters.offset[tap] + c * p.weight.group_step];
+  WeightView<T> view = p.weight;
+  view.in_step = geometry.taps;  // of the only one
+  view.out_step = view.group_step;
+  Filters<T>(view, w.kernel, 0, 1).read(0, 1, 0, C, weight.get(), C);
   for (int64_t c = 0; c < C; c++) start.get()[c] = p.bias != nullptr ? p.bias[c] : T(0);
   const int64_t spacing = p.spacing[2] * C, grain = std::max<int64_t>(1, 16384 / (C * (geometry.taps + 1) * w.output[2]));
-  const auto whole = kernel_for<Forward>(geometry, OUTS), rest = kernel_for<Forward>(geometry, w.output[2] % OUTS);
+  const auto whole = kernel_for<Forward>(geometry, geometry.outs), rest = kernel_for<Forward>(geometry, w.output[2] % geometry.outs);
   torch::stable::parallel_for(0, p.batch * geometry.rows, grain, [&](int64_t begin, int64_t end) {
     const Scratch<T> copies = geometry.scratch();
     Runs<T> runs, edge;
@@ -203,7 +208,7 @@ void conv(const GatherConv<T>& p) {
       for (int64_t next = 0; next < C; next += geometry.CHUNK) {
         const int64_t c = std::min(next, C - lanes<T>), count = std::min(geometry.CHUNK, C - c);
         geometry.for_each_block(runs, c, count, copies.get(), edge, [&](const Runs<T>& from, int64_t offset, int64_t x, int64_t outs) {
-          (outs == OUTS ? whole : rest)(from, offset, count, weight.get() + c, C, start.get() + c, line + x * spacing + c, spacing);
+          (outs == geometry.outs ? whole : rest)(from, offset, count, weight.get() + c, C, start.get() + c, line + x * spacing + c, spacing);
         });
       }
     }
@@ -218,18 +223,18 @@ struct Gradient {
     const int64_t next = (STRIDE == 0 ? runs.stride : 1) * runs.pixel;
     for (int64_t c = 0; c < count; c += lanes<T>) {
       vec<T> g[COUNT];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int o = 0; o < COUNT; o++) g[o] = load(grad + o * channels + c);
       for (size_t r = 0; r < runs.run.size(); r++) {
         const T* in = runs.run[r] + offset + c;
         T* sum = sums + runs.tap[r] * width + c;
         vec<T> pixel[PIXELS];
-#pragma GCC unroll 13
+#pragma GCC unroll 21
         for (int i = 0; i < PIXELS; i++) pixel[i] = load(in + i * next);
 #pragma GCC unroll 7
         for (int tap = 0; tap < TAPS; tap++) {
           vec<T> total = load(sum + tap * width);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int o = 0; o < COUNT; o++) total += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * g[o];
           store(sum + tap * width, total);
         }
@@ -258,7 +263,7 @@ void weight_grad(const WeightGrad<T>& p) {
   const int64_t width = whole == C ? C : whole + L, last = C - L;
   const Scratch<T> partial(sums * taps * width);
   zero_run(partial.get(), sums * taps * width);
-  const auto kernel = kernel_for<Gradient>(geometry, OUTS), rest = kernel_for<Gradient>(geometry, w.output[2] % OUTS);
+  const auto kernel = kernel_for<Gradient>(geometry, geometry.outs), rest = kernel_for<Gradient>(geometry, w.output[2] % geometry.outs);
   torch::stable::parallel_for(0, sums, 1, [&](int64_t begin, int64_t end) {
     const Scratch<T> copies = geometry.scratch();
     Runs<T> runs, edge;
@@ -269,7 +274,7 @@ void weight_grad(const WeightGrad<T>& p) {
         geometry.find(p.input, row, runs);
         const auto add = [&](int64_t c, int64_t count, int64_t column) {
           geometry.for_each_block(runs, c, count, copies.get(), edge, [&](const Runs<T>& from, int64_t offset, int64_t x, int64_t outs) {
-            (outs == OUTS ? kernel : rest)(from, offset, count, grad + x * C + c, C, to + column, width);
+            (outs == geometry.outs ? kernel : rest)(from, offset, count, grad + x * C + c, C, to + column, width);
           });
         };
         for (int64_t c = 0; c < whole; c += geometry.CHUNK) add(c, std::min(geometry.CHUNK, whole - c), c);
