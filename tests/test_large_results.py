@@ -72,6 +72,23 @@ def test_as_much_is_kept_as_the_account_of_memory_says() -> None:
     assert resident() - before < KEPT / 8
 
 
+@compiled_only
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the heap's")
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.11"), reason="torch 2.10 allocates all results itself")
+def test_parts_of_what_is_kept_are_lent_and_become_one_again() -> None:
+    def result(pictures: int) -> Tensor:
+        return torchconv.functional.conv2d(torch.ones(pictures, 3, SIDE, SIDE), torch.ones(8, 3, 3, 3), padding=1)
+
+    torchconv.empty_cache()
+    whole = result(4)
+    begin, size = whole.data_ptr(), whole.nbytes
+    del whole
+    parts = [result(1) for _ in range(4)]
+    assert sorted(part.data_ptr() for part in parts) == [begin + i * size // 4 for i in range(4)]
+    del parts
+    assert result(4).data_ptr() == begin
+
+
 def test_a_result_can_be_changed_in_place_pickled_and_shared() -> None:
     result, expected = large()
     assert_close(pickle.loads(pickle.dumps(result)), expected)

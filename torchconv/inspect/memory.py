@@ -167,7 +167,7 @@ class _Account(TorchDispatchMode):
         meeting = func is torch.ops.aten.add.Tensor and torch._C._current_graph_task_id() != -1
         if not meeting:
             blocks = [self.blocks.take(count) for count in scratch(func, args)]
-            self.peak = max(self.peak, self.heap_size + self.large + sum(blocks) + sum(self.blocks.kept))
+            self.peak = max(self.peak, self.heap_size + self.large + sum(blocks) + self.blocks.kept)
             for block in blocks:
                 self.blocks.give(block)
         return output

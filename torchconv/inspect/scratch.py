@@ -31,33 +31,23 @@ VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
 
 
 class Blocks:
-    """Large blocks of memory, some of which are kept to be lent again: the class of this name in csrc/cpu/blocks.h."""
+    """How much is kept of large blocks of memory, to be lent again: the class of this name in csrc/cpu/blocks.h."""
 
     def __init__(self) -> None:
-        self.kept: list[int] = []
+        self.kept = 0
 
     def take(self, size: int) -> int:
-        """The size of the block that so many bytes come in."""
+        """The size of the block that so many bytes come in; as much less is kept, whether it is lent or given back."""
         if size < SMALLEST:
             return size
         size = -(-size // PAGE) * PAGE
-        fitting = [block for block in self.kept if size <= block <= size + size // 4]
-        if fitting:
-            size = min(fitting)
-            self.kept.remove(size)
-        else:
-            self._forget(max(sum(self.kept) - size, 0))
+        self.kept = max(self.kept - size, 0)
         return size
 
     def give(self, size: int) -> None:
         """Take a block back."""
         if size >= SMALLEST:
-            self.kept.append(size)
-            self._forget(KEPT)
-
-    def _forget(self, limit: int) -> None:
-        while sum(self.kept) > limit:
-            self.kept.pop(0)
+            self.kept = min(self.kept + size, KEPT)
 
 
 def scratch(op: Any, args: Sequence[Any]) -> list[int]:
