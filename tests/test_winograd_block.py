@@ -1,6 +1,7 @@
 """Blocks of Winograd's kernel, bit by bit those of the passes that they take the place of; and what they refuse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -37,6 +38,16 @@ def assert_same_bits(ours: Tensor, theirs: Tensor) -> None:
         assert torch.equal(ours.signbit()[numbers], theirs.signbit()[numbers])
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check_block(isa: str, data: st.DataObject) -> None:
     def draw(least: int, most: int) -> int:
         return data.draw(st.integers(least, most))
@@ -51,7 +62,7 @@ def check_block(isa: str, data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         input.flatten()[:: draw(700, 5000)] = data.draw(st.sampled_from(SPECIAL))
     call = layout(input), layout(weight), bias, padding, pool
-    with instruction_set(isa):
+    with instruction_set(isa), threads(draw(1, 5)):
         ours, theirs = ops.winograd_block(*call, save), winograd_pieces.winograd_block(*call, save)
         for mine, expected in zip(ours, theirs, strict=True):
             assert_same_bits(mine, expected)

@@ -157,6 +157,10 @@ int64_t multiplications(const WinogradPictures& p) {
 // channels the transforms are most of the work, and theirs are no cheaper.
 template <class T>
 void conv(const WinogradConv<T>& p) {
+  if (SHARED_SIGNS<T> && p.output_signs != nullptr) {
+    const int64_t outputs = p.batch * p.out_height * p.out_width * p.out_channels / (p.pooled ? 4 : 1);
+    std::memset(p.output_signs, 0, outputs / 8);
+  }
   const bool many_channels = std::min(p.in_channels, p.out_channels) >= 32;
   many_channels && 16 * multiplications<F6>(p) <= 15 * multiplications<F4>(p) ? conv_by<F6>(p) : conv_by<F4>(p);
 }

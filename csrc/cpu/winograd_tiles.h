@@ -146,12 +146,20 @@ inline __attribute__((always_inline)) vec<Lane<T>> load_signs(const uint8_t* sig
   return lanes_of<T>(L < 8 ? bits >> at % 8 : bits, std::make_integer_sequence<int, L>{});
 }
 
-// The vector before it, if it begins the same byte, has been stored.
+// Panels of so few channels end within a byte, and threads share it: all signs are zero before.
+template <class T>
+constexpr bool SHARED_SIGNS = TILE_COLUMNS<T> % 8 != 0;
+
+// Else the vector before it, if it begins the same byte, has been stored.
 template <class T>
 inline __attribute__((always_inline)) void store_signs(uint8_t* signs, int64_t at, uint64_t bits) {
   constexpr int L = lanes<T>;
-  if (L < 8 && at % 8 != 0) bits = signs[at / 8] | bits << at % 8;
-  std::memcpy(signs + at / 8, &bits, (L + 7) / 8);
+  if constexpr (SHARED_SIGNS<T>) {
+    __atomic_fetch_or(signs + at / 8, static_cast<uint8_t>(bits << at % 8), __ATOMIC_RELAXED);
+  } else {
+    if (L < 8 && at % 8 != 0) bits = signs[at / 8] | bits << at % 8;
+    std::memcpy(signs + at / 8, &bits, (L + 7) / 8);
+  }
 }
 
 // The inputs of one tile.
