@@ -1,6 +1,7 @@
 """Problems, layouts and comparisons that the tests of the core share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -154,6 +155,17 @@ def gradients(output: Tensor, tensors: Sequence[Tensor | None], grad_output: Ten
 def strides(tensor: Tensor) -> list[int]:
     """The strides that mean something: not those of dimensions of one element."""
     return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """While in this context torch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def leaf(tensor: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import filled, gradients, leaf
+from grid import filled, gradients, leaf, threads
 from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -31,10 +31,8 @@ def example() -> Iterator[Callable[[str], ModuleType]]:
         spec.loader.exec_module(module)
         return module
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield read
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield read
 
 
 def numbers(pattern: str, text: str) -> list[float]:

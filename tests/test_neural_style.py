@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from grid import threads
 from PIL import Image
 
 from torchconv import models
@@ -44,10 +45,8 @@ def script(network: VGGFeatures, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mo
     monkeypatch.setattr(
         module, "vgg_features", lambda *a, **k: network if k["weights"] == "original" else load(*a, **k)
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield module
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield module
 
 
 def files(folder: Path) -> dict[Path, bytes | None]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from grid import threads
 from torch import Tensor, nn
 
 from torchconv.style import CONTENT_LAYERS, STYLE_LAYERS, Evaluation, StyleTransfer, estimate
@@ -13,10 +14,8 @@ from torchconv.style import CONTENT_LAYERS, STYLE_LAYERS, Evaluation, StyleTrans
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 class SmallNetwork(nn.Module):

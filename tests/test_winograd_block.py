@@ -1,14 +1,13 @@
 """Blocks of Winograd's kernel, bit by bit those of the passes that they take the place of; and what they refuse."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import winograd_pieces
 from geometries import LAYOUTS
-from grid import compiled_only, filled, leaf, relative_error
+from grid import compiled_only, filled, leaf, relative_error, threads
 from hypothesis import assume
 from hypothesis import strategies as st
 from test_geometry import cases
@@ -37,16 +36,6 @@ def assert_same_bits(ours: Tensor, theirs: Tensor) -> None:
     if ours.is_floating_point():
         numbers = ~theirs.isnan()
         assert torch.equal(ours.signbit()[numbers], theirs.signbit()[numbers])
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def check_block(isa: str, data: st.DataObject) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from grid import threads
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.testing import assert_close
@@ -43,10 +44,8 @@ TERMS = {"output": 2, "gradient": 2, "second gradient": 4, "tangent": 4}
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """For problems that are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 def picks(function: str) -> bool:
