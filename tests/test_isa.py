@@ -109,7 +109,7 @@ def test_pooling_and_columns(isa: str, format: torch.memory_format, channels: in
 
 
 # Vectors run along the width, or channels-last along the channels.
-BOXES = [(3, width, False) for width in (2, 5, 15, 16, 17, 33)] + [(c, 5, True) for c in (1, 3, 15, 16, 17, 63, 64, 65)]
+BOXES = [(3, width, False) for width in (2, 5, 15, 16, 17, 33)] + [(c, 5, True) for c in (1, 3, 15, 16, 17, 64, 65, 83)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -121,11 +121,13 @@ def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
             ("avg_pool", window),
             ("avg_pool_input", ([11, width - 1], *window)),
             ("adaptive_avg_pool", ([4, 7],)),
+            ("adaptive_avg_pool", ([2, 1],)),  # whole lines
             ("adaptive_avg_pool_input", ([9, 21],)),
         ):
             output = getattr(torch.ops.torchconv, op)(input, *args, channels_last)
             assert_close(output, getattr(reference, op)(input.double(), *args).to(dtype))
         ties = input.round()
+        ties[:, ::2, 2, 1] = torch.nan
         indices = torch.ops.torchconv.adaptive_max_pool_indices(ties, [4, 7], channels_last)
         assert torch.equal(indices, reference.adaptive_max_pool_indices(ties, [4, 7]))
 

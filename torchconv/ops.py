@@ -120,11 +120,12 @@ def is_channels_last(tensor: Tensor) -> bool:
     """
     if tensor.dim() not in (4, 5) or tensor.is_contiguous():
         return False
-    expected = 1
-    for dim in (1, *range(tensor.dim() - 1, 1, -1), 0):
-        if tensor.shape[dim] != 1 and tensor.stride(dim) != expected:
+    shape, strides, expected = tensor.shape, tensor.stride(), 1
+    for dim in (1, *range(len(shape) - 1, 1, -1), 0):
+        size = shape[dim]
+        if size != 1 and strides[dim] != expected:
             return False
-        expected *= tensor.shape[dim]
+        expected *= size
     return True
 
 

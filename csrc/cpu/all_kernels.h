@@ -15,6 +15,7 @@
 #include "pointwise_kernel.h"
 #include "planes.h"
 #include "plane_kernel.h"
+#include "pooled_values.h"
 #include "pool_kernel.h"
 #include "rectify_kernel.h"
 #include "winograd_transforms.h"

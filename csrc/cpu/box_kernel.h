@@ -3,7 +3,7 @@
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
-constexpr int64_t BOX_CHUNK = 64;  // channels that are summed together
+constexpr int64_t BOX_GRAIN = 4096;  // results that are worth a thread
 
 struct BoxPosition {
   int64_t batch, d, h, w;
@@ -22,29 +22,63 @@ inline void for_each_pixel(const Boxes& b, const BoxPosition& at, const Visit& v
       for (int64_t w = ws.begin; w < ws.end; w++) visit((d * b.input[1] + h) * b.input[2] + w, d, h, w);
 }
 
+// The sum over one box for channels [c, c + VECTORS * lanes).
+template <int VECTORS, class T>
+inline __attribute__((always_inline)) void box_sum_vectors(const BoxSum<T>& p, const Boxes& b, const Divisor& by, const BoxPosition& at,
+                                                           wide<T> whole, int64_t c, T* to) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const std::vector<Span>& columns = b.spans[2];
+  const int64_t next = at.w + 1 < b.output[2] ? columns[at.w + 1].begin - columns[at.w].begin : 0;
+  const T* from = p.input + at.batch * volume(b.input) * p.channels + c;
+  Values<T> sum[VECTORS] = {};
+  for_each_pixel(b, at, [&](int64_t pixel, int64_t d, int64_t h, int64_t w) {
+    const T* here = from + pixel * p.channels;
+    for (int v = 0; v < VECTORS; v++) __builtin_prefetch(here + next * p.channels + v * L);
+    if (!p.divide_inputs) {
+      for (int v = 0; v < VECTORS; v++) sum[v] += load_values(here + v * L);
+    } else {
+      const auto part = static_cast<wide<T>>(by[0][d] * by[1][h] * by[2][w]);
+      for (int v = 0; v < VECTORS; v++) sum[v] += load_values(here + v * L) / part;
+    }
+  });
+  for (int v = 0; v < VECTORS; v++) store_values(to + c + v * L, sum[v] / whole);
+}
+
 template <class T>
 void box_sum_channels_last(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
+  constexpr int64_t L = lanes<wide<T>>;
   const int64_t C = p.channels, inputs = volume(b.input);
-  torch::stable::parallel_for(0, p.batch * volume(b.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch * volume(b.output), std::max<int64_t>(1, BOX_GRAIN / (C + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; q++) {
       const BoxPosition at = box_position(b.output, q);
       const auto whole = static_cast<wide<T>>(p.divide_inputs ? 1 : by[0][at.d] * by[1][at.h] * by[2][at.w]);
-      for (int64_t c = 0; c < C; c += BOX_CHUNK) {
-        const int64_t count = std::min(BOX_CHUNK, C - c);
-        wide<T> sum[BOX_CHUNK] = {};
+      T* const to = p.output + q * C;
+      int64_t c = 0;
+      for (; c + 4 * L <= C; c += 4 * L) box_sum_vectors<4>(p, b, by, at, whole, c, to);
+      for (; c + L <= C; c += L) box_sum_vectors<1>(p, b, by, at, whole, c, to);
+      for (; c < C; c++) {
+        wide<T> sum = 0;
         for_each_pixel(b, at, [&](int64_t pixel, int64_t d, int64_t h, int64_t w) {
-          const T* from = p.input + (at.batch * inputs + pixel) * C + c;
-          if (!p.divide_inputs) {
-            for (int64_t j = 0; j < count; j++) sum[j] += from[j];
-          } else {
-            const auto part = static_cast<wide<T>>(by[0][d] * by[1][h] * by[2][w]);
-            for (int64_t j = 0; j < count; j++) sum[j] += from[j] / part;
-          }
+          const wide<T> value = p.input[(at.batch * inputs + pixel) * C + c];
+          sum += p.divide_inputs ? value / static_cast<wide<T>>(by[0][d] * by[1][h] * by[2][w]) : value;
         });
-        for (int64_t j = 0; j < count; j++) p.output[q * C + c + j] = static_cast<T>(sum[j] / whole);
+        to[c] = static_cast<T>(sum / whole);
       }
     }
   });
+}
+
+// The sum of a run, by vectors.
+template <class T>
+inline wide<T> sum_of(const T* from, int64_t count) {
+  constexpr int64_t L = lanes<wide<T>>;
+  Values<T> sums{};
+  int64_t i = 0;
+  for (; i + L <= count; i += L) sums += load_values(from + i);
+  wide<T> sum = 0;
+  for (int l = 0; l < L; l++) sum += sums[l];
+  for (; i < count; i++) sum += from[i];
+  return sum;
 }
 
 // Row by row: the lines of the boxes are added up first, then the spans of that one line. Rows of the adjoint that sum the same lines are
@@ -54,6 +88,8 @@ void box_sum_contiguous(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
   const int64_t width = b.input[2], out_width = b.output[2], rows = p.batch * p.channels * b.output[0] * b.output[1];
   bool single = true;
   for (const Span& span : b.spans[2]) single = single && span.end - span.begin <= 1;
+  // A box as wide as the picture is one run, as that of a mean over all pixels.
+  const bool whole_lines = !p.divide_inputs && out_width == 1 && b.spans[2][0].begin == 0 && b.spans[2][0].end == width;
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
     Scratch<wide<T>> line(width);
     for (int64_t row = begin; row < end; row++) {
@@ -62,6 +98,13 @@ void box_sum_contiguous(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
       const Span lines = b.spans[1][h];
       if (p.divide_inputs && row > begin && h > 0 && lines.begin == b.spans[1][h - 1].begin && lines.end == b.spans[1][h - 1].end) {
         std::memcpy(static_cast<void*>(to), to - out_width, out_width * sizeof(T));
+        continue;
+      }
+      if (whole_lines) {
+        wide<T> total = 0;
+        for (int64_t id = b.spans[0][d].begin; id < b.spans[0][d].end; id++)
+          total += sum_of(p.input + ((plane * b.input[0] + id) * b.input[1] + lines.begin) * width, (lines.end - lines.begin) * width);
+        to[0] = static_cast<T>(total / static_cast<wide<T>>(by[0][d] * by[1][h] * by[2][0]));
         continue;
       }
       wide<T>* __restrict sum = line.get();
@@ -96,30 +139,40 @@ void box_sum(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
   p.channels_last ? box_sum_channels_last(p, b, by) : box_sum_contiguous(p, b, by);
 }
 
-// Ties go to the first maximum, a NaN wins (the last one, as in torch).
+// One box of one channel, whose pixels lie `step` apart. Ties go to the first maximum, a NaN wins (the last one, as in torch).
+template <class T>
+inline int64_t box_argmax_one(const Boxes& b, const BoxPosition& at, int64_t first, const T* from, int64_t step) {
+  wide<T> best = -std::numeric_limits<wide<T>>::infinity();
+  int64_t index = first;
+  for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) {
+    const wide<T> value = from[pixel * step];
+    const bool better = (value > best) | (value != value);
+    best = better ? value : best;
+    index = better ? pixel : index;
+  });
+  return index;
+}
+
 template <class T>
 void box_argmax(const BoxArgmax<T>& p, const Boxes& b) {
+  constexpr int64_t L = lanes<wide<T>>;
   // A contiguous picture is one of a single channel, as often as it has channels.
   const int64_t C = p.channels_last ? p.channels : 1, pictures = p.channels_last ? p.batch : p.batch * p.channels, inputs = volume(b.input);
-  torch::stable::parallel_for(0, pictures * volume(b.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; q++) {
-      const BoxPosition at = box_position(b.output, q);
-      const int64_t first = (b.spans[0][at.d].begin * b.input[1] + b.spans[1][at.h].begin) * b.input[2] + b.spans[2][at.w].begin;
-      for (int64_t c = 0; c < C; c += BOX_CHUNK) {
-        const int64_t count = std::min(BOX_CHUNK, C - c);
-        wide<T> best[BOX_CHUNK];
-        int64_t index[BOX_CHUNK];
-        for (int64_t j = 0; j < count; j++) best[j] = -std::numeric_limits<wide<T>>::infinity(), index[j] = first;
-        for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) {
-          const T* from = p.input + (at.batch * inputs + pixel) * C + c;
-          for (int64_t j = 0; j < count; j++) {
-            const wide<T> value = from[j];
-            const bool better = (value > best[j]) | (value != value);
-            best[j] = better ? value : best[j];
-            index[j] = better ? pixel : index[j];
-          }
-        });
-        for (int64_t j = 0; j < count; j++) p.index[q * C + c + j] = index[j];
+  const bool counted = inputs <= std::numeric_limits<WideIndex<T>>::max();  // vectors count pixels in so many bits
+  torch::stable::parallel_for(0, pictures * b.output[0] * b.output[1], std::max<int64_t>(1, BOX_GRAIN / (C * b.output[2] + 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      BoxPosition at = box_position(b.output, row * b.output[2]);
+      for (; at.w < b.output[2]; at.w++) {
+        const int64_t first = (b.spans[0][at.d].begin * b.input[1] + b.spans[1][at.h].begin) * b.input[2] + b.spans[2][at.w].begin;
+        const T* from = p.input + at.batch * inputs * C;
+        int64_t* const to = p.index + (row * b.output[2] + at.w) * C;
+        int64_t c = 0;
+        for (; counted && c + L <= C; c += L) {
+          Best<T> best(first);
+          for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) { best.keep(load_values(from + pixel * C + c), pixel); });
+          store_positions<T>(to + c, best.position);
+        }
+        for (; c < C; c++) to[c] = box_argmax_one(b, at, first, from + c, C);
       }
     }
   });

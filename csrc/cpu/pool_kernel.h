@@ -3,65 +3,6 @@
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
-// 16-bit types are compared and added up as float.
-template <class T>
-struct Wide {
-  using type = float;
-};
-template <>
-struct Wide<double> {
-  using type = double;
-};
-template <class T>
-using wide = typename Wide<T>::type;
-// An integer as wide as the value beside it, so that both fill the same lanes.
-template <class T>
-using WideIndex = std::conditional_t<sizeof(wide<T>) == 8, int64_t, int32_t>;
-
-// One vector of values, of indices beside them, and of positions as they are saved.
-template <class T>
-using Values = vec<wide<T>>;
-template <class T>
-using Indices = vec<WideIndex<T>>;
-template <class T, class Position>
-struct Saved {
-  typedef Position type __attribute__((vector_size(lanes<wide<T>> * sizeof(Position))));
-};
-
-template <class T>
-inline __attribute__((always_inline)) Values<T> load_values(const T* from) {
-  if constexpr (std::is_same_v<T, wide<T>>) return load(from);
-  Values<T> values;
-  for (int i = 0; i < lanes<wide<T>>; i++) values[i] = static_cast<wide<T>>(from[i]);
-  return values;
-}
-
-template <class T>
-inline __attribute__((always_inline)) void store_values(T* to, Values<T> values) {
-  if constexpr (std::is_same_v<T, wide<T>>) return store(to, values);
-  for (int i = 0; i < lanes<wide<T>>; i++) to[i] = static_cast<T>(values[i]);
-}
-
-// Widened in steps of two: __builtin_convertvector from 8 to 32 bits takes lane by lane.
-template <class T, class Position>
-inline __attribute__((always_inline)) Indices<T> load_positions(const Position* from) {
-  typename Saved<T, Position>::type saved;
-  std::memcpy(&saved, from, sizeof saved);
-  if constexpr (sizeof(Position) == 1) {
-    const auto words = __builtin_convertvector(saved, typename Saved<T, uint16_t>::type);
-    const auto halves = __builtin_convertvector(words, typename Saved<T, int32_t>::type);
-    return __builtin_convertvector(halves, Indices<T>);
-  } else {
-    return __builtin_convertvector(saved, Indices<T>);
-  }
-}
-
-template <class T, class Position>
-inline __attribute__((always_inline)) void store_positions(Position* to, Indices<T> indices) {
-  const auto saved = __builtin_convertvector(indices, typename Saved<T, Position>::type);
-  std::memcpy(to, &saved, sizeof saved);
-}
-
 // The first `count` of a vector.
 template <class T, class Position>
 inline __attribute__((always_inline)) void store_best(T* output, Position* positions, Values<T> values, Indices<T> indices, int64_t count) {
@@ -104,21 +45,6 @@ inline TapRange taps_inside(const Window& w, int i, int64_t start) {
   return {std::min(begin, w.kernel[i] - 1), std::min(end, w.kernel[i])};
 }
 
-// The best of a window's taps for one vector, tap by tap.
-template <class T>
-struct Best {
-  Values<T> value;
-  Indices<T> position;
-
-  explicit Best(int64_t first) : value(Values<T>{} - std::numeric_limits<wide<T>>::infinity()), position(Indices<T>{} + static_cast<WideIndex<T>>(first)) {}
-
-  inline __attribute__((always_inline)) void keep(Values<T> other, int64_t tap) {
-    const auto better = (other > value) | (other != other);
-    value = better ? other : value;
-    position = better ? Indices<T>{} + static_cast<WideIndex<T>>(tap) : position;
-  }
-};
-
 // One window and one channel, its taps `step` apart.
 template <class T, class Position>
 inline void pool_one(const Window& w, const TapRange& ds, const TapRange& hs, const TapRange& xs, const T* from, const Extent& step,
@@ -144,6 +70,7 @@ void pool_channels_last(const Pool<T, Position>& p) {
   const int64_t C = p.channels;
   const Extent step{w.dilation[0] * w.input[1] * w.input[2] * C, w.dilation[1] * w.input[2] * C, w.dilation[2] * C};
   const T* behind = p.input + p.batch * volume(w.input) * C;
+  const int64_t ahead = w.stride[2] * C;  // the next window's pixel
   torch::stable::parallel_for(0, p.batch * volume(w.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; q++) {
       const Corner at = corner_of(w, q);
@@ -155,8 +82,11 @@ void pool_channels_last(const Pool<T, Position>& p) {
         Best<T> best((ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + xs.begin);
         for (int64_t kd = ds.begin; kd < ds.end; kd++)
           for (int64_t kh = hs.begin; kh < hs.end; kh++)
-            for (int64_t kw = xs.begin; kw < xs.end; kw++)
-              best.keep(load_values(corner + kd * step[0] + kh * step[1] + kw * step[2] + c), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
+            for (int64_t kw = xs.begin; kw < xs.end; kw++) {
+              const T* from = corner + kd * step[0] + kh * step[1] + kw * step[2] + c;
+              __builtin_prefetch(from + ahead);
+              best.keep(load_values(from), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
+            }
         store_best(p.output + q * C + c, p.positions == nullptr ? nullptr : p.positions + q * C + c, best.value, best.position, C - c);
       }
       for (; c < C; c++)

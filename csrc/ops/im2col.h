@@ -21,8 +21,11 @@ Tensor im2col(Tensor input, Ints kernel_size, Ints stride, Ints padding, Ints di
   Window w = window(op, rank, spatial_sizes(op, "input", input), kernel_size, stride, padding, dilation);
   set_output(op, w);
   const Ints kernel(w.kernel.begin(), w.kernel.end()), positions(w.output.begin(), w.output.end());
-  const Ints sizes{input.size(0), checked_volume(op, {input.size(1), checked_volume(op, kernel)}), checked_volume(op, positions)};
+  const int64_t taps = checked_volume(op, kernel);
+  const Ints sizes{input.size(0), checked_volume(op, {input.size(1), taps}), checked_volume(op, positions)};
   checked_volume(op, sizes);
+  // Each pixel is read once for every tap: one copy costs less than as many reads apart.
+  if (taps > 1) input = as_contiguous(input);
   Tensor columns = empty(input, sizes, false);
   dispatch<Types...>(op, input, [&](auto zero) {
     using T = decltype(zero);

@@ -1,0 +1,80 @@
+// Vectors of what is pooled, whatever its type, and of the places of maxima.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+// 16-bit types are compared and added up as float.
+template <class T>
+struct Wide {
+  using type = float;
+};
+template <>
+struct Wide<double> {
+  using type = double;
+};
+template <class T>
+using wide = typename Wide<T>::type;
+// An integer as wide as the value beside it, so that both fill the same lanes.
+template <class T>
+using WideIndex = std::conditional_t<sizeof(wide<T>) == 8, int64_t, int32_t>;
+
+// One vector of values, of indices beside them, and of positions as they are saved.
+template <class T>
+using Values = vec<wide<T>>;
+template <class T>
+using Indices = vec<WideIndex<T>>;
+template <class T, class Position>
+struct Saved {
+  typedef Position type __attribute__((vector_size(lanes<wide<T>> * sizeof(Position))));
+};
+
+template <class T>
+inline __attribute__((always_inline)) Values<T> load_values(const T* from) {
+  if constexpr (std::is_same_v<T, wide<T>>) return load(from);
+  Values<T> values;
+  for (int i = 0; i < lanes<wide<T>>; i++) values[i] = static_cast<wide<T>>(from[i]);
+  return values;
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store_values(T* to, Values<T> values) {
+  if constexpr (std::is_same_v<T, wide<T>>) return store(to, values);
+  for (int i = 0; i < lanes<wide<T>>; i++) to[i] = static_cast<T>(values[i]);
+}
+
+// Widened in steps of two: __builtin_convertvector from 8 to 32 bits takes lane by lane.
+template <class T, class Position>
+inline __attribute__((always_inline)) Indices<T> load_positions(const Position* from) {
+  typename Saved<T, Position>::type saved;
+  std::memcpy(&saved, from, sizeof saved);
+  if constexpr (sizeof(Position) == 1) {
+    const auto words = __builtin_convertvector(saved, typename Saved<T, uint16_t>::type);
+    const auto halves = __builtin_convertvector(words, typename Saved<T, int32_t>::type);
+    return __builtin_convertvector(halves, Indices<T>);
+  } else {
+    return __builtin_convertvector(saved, Indices<T>);
+  }
+}
+
+template <class T, class Position>
+inline __attribute__((always_inline)) void store_positions(Position* to, Indices<T> indices) {
+  const auto saved = __builtin_convertvector(indices, typename Saved<T, Position>::type);
+  std::memcpy(to, &saved, sizeof saved);
+}
+
+// The best of what comes, one after another, and as which it came: a vector of both. Ties go to the first, a NaN wins.
+template <class T>
+struct Best {
+  Values<T> value;
+  Indices<T> position;
+
+  explicit Best(int64_t first) : value(Values<T>{} - std::numeric_limits<wide<T>>::infinity()), position(Indices<T>{} + static_cast<WideIndex<T>>(first)) {}
+
+  inline __attribute__((always_inline)) void keep(Values<T> other, int64_t at) {
+    const auto better = (other > value) | (other != other);
+    value = better ? other : value;
+    position = better ? Indices<T>{} + static_cast<WideIndex<T>>(at) : position;
+  }
+};
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
