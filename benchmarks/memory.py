@@ -37,7 +37,11 @@ HEAPS = {"fixed": {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}, "default": {}}
 CASES = [
     ("style", "vgg19", 1, [256, 512, 1024, 2048, 4096]),
     *(("saliency", "vgg16", batch, [224, 512]) for batch in (1, 8)),
-    *(("train", network, *case) for network in ("vgg16 features", "vgg16") for case in ((8, [64, 224]), (2, [224]))),
+    *(
+        ("train", network, *case)
+        for network in ("vgg16 features", "vgg16")
+        for case in ((8, [64, 224]), (2, [224]), (32, [224]))
+    ),
     ("train", "resnet18", 8, [128]),
 ]
 

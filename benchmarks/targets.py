@@ -88,8 +88,8 @@ def _memory(find: Find) -> list[list[str]]:
     for kind, network, inputs, sides, of, wanted in (
         ("style", "vgg19", [(1, 512), (1, 1024)], ("torchconv", "fused"), min, 0.45),
         ("saliency", "vgg16", [(n, size) for n in (1, 8) for size in (224, 512)], ("torchconv", "fused"), min, 0.35),
-        ("train", "vgg16 features", [(8, 64), (2, 224), (8, 224)], ("fused",), min, 0.75),
-        ("train", "vgg16", [(8, 64), (2, 224), (8, 224)], ("fused",), min, 0.75),
+        ("train", "vgg16 features", [(8, 64), (2, 224), (8, 224), (32, 224)], ("fused",), min, 0.75),
+        ("train", "vgg16", [(8, 64), (2, 224), (8, 224), (32, 224)], ("fused",), min, 0.75),
         ("train", "resnet18", [(8, 128)], ("torchconv", "fused"), max, 1.0),
     ):
         for batch, size in inputs:

@@ -256,6 +256,18 @@ def conv_weight(
     return _in_format(grad_weight, channels_last)
 
 
+def gram(features: Tensor) -> Tensor:
+    """The products features @ features^T of (N, C, P), one for each of N.
+
+    Channels-last, that is the gradient of a 1x1 convolution's weight, for which there is a kernel.
+    """
+    if not (features.is_cpu and _compiled(features, _algorithm, "convolutions")) or features.is_contiguous():
+        return features @ features.mT
+    pictures = features.unsqueeze(2).split(1)
+    products = [conv_weight(x, x, (1, 1), (1, 1), (0, 0), (1, 1), 1, "auto") for x in pictures]
+    return torch.stack([product.flatten(1) for product in products])
+
+
 def max_pool(
     input: Tensor,
     kernel_size: Ints,

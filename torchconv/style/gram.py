@@ -16,7 +16,7 @@ class _Gram(Function):
 
     @staticmethod
     def forward(features: Tensor) -> Tensor:
-        return (features @ features.mT).div_(features.shape[2])
+        return ops.gram(features).div_(features.shape[2])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
