@@ -128,7 +128,7 @@ void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in,
 }
 
 // Elements of a chunk's operands, about. What two threads transform, each then reads of the other.
-constexpr int64_t CHUNK = 1 << 21;
+constexpr int64_t CHUNK = 1 << 20;
 // Channels whose 36 sums stay in the L2 cache until they are finished.
 constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_BLOCK = 64;
 

@@ -18,7 +18,7 @@ from torchconv.reference import output_size
 DEPTH, PANEL_DEPTH = 128, 64
 POSITIONS, WEIGHT_POSITIONS = 48, 128
 POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
-CHUNK = 1 << 21
+CHUNK = 1 << 20
 OUT_BLOCK, IN_BLOCK = 56, 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 
