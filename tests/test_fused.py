@@ -302,26 +302,32 @@ def test_bands_are_the_whole(data: st.DataObject) -> None:
     assert_close(gradient, grad(expected, x, grad_output))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("needed", [(0, 1, 2), (1, 2), (2,), (0, 1), (0, 2), (1,)])
-@pytest.mark.parametrize("pool", [{}, {"pool_kernel_size": 3, "pool_stride": 2, "pool_padding": 1, "ceil_mode": True}])
+@pytest.mark.parametrize(
+    "pool", [None, {}, {"pool_kernel_size": 3, "pool_stride": 2, "pool_padding": 1, "ceil_mode": True}]
+)
 def test_picture_by_picture_is_all_at_once(
-    needed: tuple[int, ...], pool: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    pool: dict[str, Any] | None,
+    needed: tuple[int, ...],
+    layout: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    x = torch.randn(3, 4, 17, 15, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    tensors = [x, torch.randn(6, 2, 3, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)]
+    x = torch.randn(3, 4, 17, 15, dtype=torch.float64).contiguous(memory_format=layout)
+    tensors = [x, torch.randn(8, 2, 3, 3, dtype=torch.float64), torch.randn(8, dtype=torch.float64)]
     inputs = [tensors[i].requires_grad_() for i in needed]
     geometry = {"stride": (1, 2), "padding": 1, "groups": 2}
     expected = pieces(pool)(*tensors, **geometry)
     grad_output = torch.randn_like(expected)
     seen: list[int] = []
-    scatter = fused_functions.max_pool_scatter
+    each = "rectify_input" if pool is None else "max_pool_scatter"
+    function = getattr(fused_functions, each)
     monkeypatch.setattr(fused_functions, "PICTURES", 0)
-    monkeypatch.setattr(
-        fused_functions, "max_pool_scatter", lambda grad, *rest: seen.append(len(grad)) or scatter(grad, *rest)
-    )
+    monkeypatch.setattr(fused_functions, each, lambda grad, *rest: seen.append(len(grad)) or function(grad, *rest))
     output = fused(pool)(*tensors, **geometry)
     for ours, theirs in zip(grad(output, inputs, grad_output), grad(expected, inputs, grad_output), strict=True):
         assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
     assert seen == [1, 1, 1]
 
 

@@ -6,6 +6,7 @@ maps, masked. Inside of torch.func's transforms, of forward mode and of torch.co
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -83,7 +84,17 @@ class ConvReLU(Function):
             if _in_bands(ctx, size, grad_output) and bands.signs_serve(size):
                 grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
                 return grad_input, *(None,) * 4
-        return *needed_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last)), None, None
+        words = prod(size[1:]) // bands.WORD_BITS  # of a picture's signs
+
+        def rectified(pictures: slice) -> Tensor:
+            part = signs[pictures.start * words : pictures.stop * words]
+            return rectify_input(grad_output[pictures], part, ctx.channels_last)
+
+        if _by_picture(ctx, size, grad_output) and prod(size[1:]) % bands.WORD_BITS == 0:
+            grads = _needed_grads_by_picture(ctx, input, weight, len(grad_output), rectified)
+        else:
+            grads = needed_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last))
+        return *grads, None, None
 
 
 class ConvReLUPool(Function):
@@ -167,7 +178,7 @@ def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     """Whether the convolution's output is large, and a picture's part of it no less than the gradient of the weight."""
     large = len(grad) > 1 and output.numel() * grad.element_size() >= PICTURES
     serves = large and output[1:].numel() >= ctx.weight_count and not torch.is_grad_enabled()
-    return serves and grad.is_cpu and ctx.channels_last
+    return serves and grad.is_cpu
 
 
 def _needed_grads_by_picture(
@@ -180,7 +191,8 @@ def _needed_grads_by_picture(
         part = None if input is None else input[picture]
         of_input, of_weight, of_bias = needed_grads(ctx, part, weight, grad_output(picture))
         if of_input is not None:
-            grad_input = ops.empty(of_input, (count, *of_input.shape[1:]), True) if grad_input is None else grad_input
+            if grad_input is None:
+                grad_input = ops.empty(of_input, (count, *of_input.shape[1:]), ctx.channels_last)
             grad_input[picture] = of_input
         grad_weight, grad_bias = added(grad_weight, of_weight), added(grad_bias, of_bias)
     return grad_input, grad_weight, grad_bias
