@@ -109,13 +109,14 @@ struct BoxSum {
   T* output;
 };
 
-// The place of each box's maximum, as an index into a plane of the input.
+// Each box's maximum, and its place as an index into a plane of the input.
 template <class T>
-struct BoxArgmax {
+struct BoxMax {
   int64_t batch, channels;
   BoxRule boxes;
   bool channels_last;
   const T* input;
+  T* output;
   int64_t* index;
 };
 

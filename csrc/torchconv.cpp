@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
         "bool count_include_pad, int? divisor_override, bool channels_last) -> Tensor");
   m.def("adaptive_avg_pool(Tensor input, SymInt[] output_size, bool channels_last) -> Tensor");
   m.def("adaptive_avg_pool_input(Tensor grad_output, SymInt[] input_size, bool channels_last) -> Tensor");
-  m.def("adaptive_max_pool_indices(Tensor input, SymInt[] output_size, bool channels_last) -> Tensor");
+  m.def("adaptive_max_pool(Tensor input, SymInt[] output_size, bool channels_last) -> (Tensor, Tensor)");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("set_isa(str name) -> ()");

@@ -111,7 +111,7 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
         "avg_pool_input": [pooled, size, *average, last],
         "adaptive_avg_pool": [input, parts, last],
         "adaptive_avg_pool_input": [pooled, parts, last],
-        "adaptive_max_pool_indices": [input, parts, last],
+        "adaptive_max_pool": [input, parts, last],
     }
     return calls[op]
 

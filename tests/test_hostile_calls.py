@@ -30,7 +30,7 @@ OPS = (
     "max_pool_gather",
     "max_pool_scatter",
     "rectify_,rectify_input",
-    "avg_pool,avg_pool_input,adaptive_avg_pool,adaptive_avg_pool_input,adaptive_max_pool_indices",
+    "avg_pool,avg_pool_input,adaptive_avg_pool,adaptive_avg_pool_input,adaptive_max_pool",
 )
 
 

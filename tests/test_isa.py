@@ -128,8 +128,10 @@ def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
             assert_close(output, getattr(reference, op)(input.double(), *args).to(dtype))
         ties = input.round()
         ties[:, ::2, 2, 1] = torch.nan
-        indices = torch.ops.torchconv.adaptive_max_pool_indices(ties, [4, 7], channels_last)
-        assert torch.equal(indices, reference.adaptive_max_pool_indices(ties, [4, 7]))
+        maxima, indices = torch.ops.torchconv.adaptive_max_pool(ties, [4, 7], channels_last)
+        expected, places = reference.adaptive_max_pool(ties, [4, 7])
+        assert torch.equal(indices, places)
+        assert_close(maxima, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_unknown_name_is_an_error_and_changes_nothing() -> None:

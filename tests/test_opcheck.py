@@ -117,12 +117,12 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "adaptive_avg_pool_input": ("adaptive_avg_pool_input", (filled((2, 4, 4, 3)), [6, 7], False)),
     "adaptive_avg_pool_input_channels_last": ("adaptive_avg_pool_input", (filled((2, 4, 4, 3)), [6, 7], True)),
     "adaptive_avg_pool_input_of_no_pixels": ("adaptive_avg_pool_input", (filled((2, 4, 0, 3)), [6, 7], False)),
-    "adaptive_max_pool_indices": ("adaptive_max_pool_indices", (filled((2, 4, 6, 7)), [4, 3], False)),
-    "adaptive_max_pool_indices_channels_last": (
-        "adaptive_max_pool_indices",
+    "adaptive_max_pool": ("adaptive_max_pool", (filled((2, 4, 6, 7)), [4, 3], False)),
+    "adaptive_max_pool_channels_last": (
+        "adaptive_max_pool",
         (last(filled((2, 4, 6, 7), torch.bfloat16)), [4, 9], True),
     ),
-    "adaptive_max_pool_indices_3d": ("adaptive_max_pool_indices", (filled((2, 4, 4, 5, 6)), [2, 3, 1], True)),
+    "adaptive_max_pool_3d": ("adaptive_max_pool", (filled((2, 4, 4, 5, 6)), [2, 3, 1], True)),
 }
 
 

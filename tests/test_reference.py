@@ -188,4 +188,7 @@ def test_adaptive_pooling(size: Position, parts: Position, kind: str) -> None:
             grad_input[(n, c, *pixel)] += grad_output[(n, c, *position)] / len(box)
     assert_close(reference.adaptive_avg_pool(input, parts), average, equal_nan=True)
     assert_close(reference.adaptive_avg_pool_input(grad_output, size), grad_input)
-    assert torch.equal(reference.adaptive_max_pool_indices(input, parts), winners)
+    maxima, indices = reference.adaptive_max_pool(input, parts)
+    assert torch.equal(indices, winners)
+    expected = input.flatten(2).gather(2, winners.flatten(2)).view_as(winners)
+    assert_close(maxima, expected, rtol=0, atol=0, equal_nan=True)

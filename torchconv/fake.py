@@ -122,6 +122,7 @@ def adaptive_avg_pool_input(grad_output, input_size, channels_last):
     return empty(grad_output, [*grad_output.shape[:2], *input_size], channels_last)
 
 
-@torch.library.register_fake("torchconv::adaptive_max_pool_indices")
-def adaptive_max_pool_indices(input, output_size, channels_last):
-    return empty(input, [*input.shape[:2], *output_size], channels_last, torch.int64)
+@torch.library.register_fake("torchconv::adaptive_max_pool")
+def adaptive_max_pool(input, output_size, channels_last):
+    size = [*input.shape[:2], *output_size]
+    return empty(input, size, channels_last), empty(input, size, channels_last, torch.int64)

@@ -453,12 +453,13 @@ def adaptive_avg_pool_input(grad_output: Tensor, input_size: Ints, output_size: 
     return _in_format(reference.adaptive_avg_pool_input(grad_output, input_size), channels_last)
 
 
-def adaptive_max_pool_indices(input: Tensor, output_size: Ints) -> Tensor:
-    """See `torchconv.reference.adaptive_max_pool_indices`."""
+def adaptive_max_pool(input: Tensor, output_size: Ints) -> tuple[Tensor, Tensor]:
+    """See `torchconv.reference.adaptive_max_pool`."""
     channels_last = is_channels_last(input)
     if _compiled(input, _algorithm, "pooling"):
-        return _kernels.adaptive_max_pool_indices.default(input, output_size, channels_last)
-    return _in_format(reference.adaptive_max_pool_indices(input, output_size), channels_last)
+        return _kernels.adaptive_max_pool.default(input, output_size, channels_last)
+    output, indices = reference.adaptive_max_pool(input, output_size)
+    return _in_format(output, channels_last), _in_format(indices, channels_last)
 
 
 if _extension.LOADED:

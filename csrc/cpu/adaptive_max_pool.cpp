@@ -3,5 +3,5 @@
 #include "cpu.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("adaptive_max_pool_indices", TORCH_BOX(&torchconv::adaptive_max_pool_indices<torchconv::Cpu>));
+  m.impl("adaptive_max_pool", TORCH_BOX(&torchconv::adaptive_max_pool<torchconv::Cpu>));
 }

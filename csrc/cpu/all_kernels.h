@@ -46,7 +46,7 @@ constexpr PoolKernels<T, Position> pool_table() {
 
 template <class T>
 constexpr BoxKernels<T> box_table() {
-  return {box_sum<T>, box_argmax<T>};
+  return {box_sum<T>, box_max<T>};
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-// Pooling over boxes: sums, which average pooling and its adjoint are made of, and the place of the maximum. Boxes of one
+// Pooling over boxes: sums, which average pooling and its adjoint are made of, and maxima with their places. Boxes of one
 // problem may differ in size, as those of adaptive pooling do. Sums are taken in a fixed order, whatever the threads.
 namespace torchconv {
 namespace TORCHCONV_ISA {
@@ -11,6 +11,17 @@ struct BoxPosition {
 
 inline BoxPosition box_position(const Extent& size, int64_t q) {
   return {q / size[2] / size[1] / size[0], q / size[2] / size[1] % size[0], q / size[2] % size[1], q % size[2]};
+}
+
+// The position after `at`, without another division.
+inline void step(BoxPosition& at, const Extent& size) {
+  if (++at.w < size[2]) return;
+  at.w = 0;
+  if (++at.h < size[1]) return;
+  at.h = 0;
+  if (++at.d < size[0]) return;
+  at.d = 0;
+  at.batch++;
 }
 
 // Visits the pixels of the box of `at`, in order, with the index of each in its plane.
@@ -49,11 +60,12 @@ void box_sum_channels_last(const BoxSum<T>& p, const Boxes& b, const Divisor& by
   constexpr int64_t L = lanes<wide<T>>;
   const int64_t C = p.channels, inputs = volume(b.input);
   torch::stable::parallel_for(0, p.batch * volume(b.output), std::max<int64_t>(1, BOX_GRAIN / (C + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; q++) {
-      const BoxPosition at = box_position(b.output, q);
+    BoxPosition at = box_position(b.output, begin);
+    for (int64_t q = begin; q < end; q++, step(at, b.output)) {
       const auto whole = static_cast<wide<T>>(p.divide_inputs ? 1 : by[0][at.d] * by[1][at.h] * by[2][at.w]);
       T* const to = p.output + q * C;
       int64_t c = 0;
+      for (; c + 8 * L <= C; c += 8 * L) box_sum_vectors<8>(p, b, by, at, whole, c, to);
       for (; c + 4 * L <= C; c += 4 * L) box_sum_vectors<4>(p, b, by, at, whole, c, to);
       for (; c + L <= C; c += L) box_sum_vectors<1>(p, b, by, at, whole, c, to);
       for (; c < C; c++) {
@@ -141,7 +153,7 @@ void box_sum(const BoxSum<T>& p, const Boxes& b, const Divisor& by) {
 
 // One box of one channel, whose pixels lie `step` apart. Ties go to the first maximum, a NaN wins (the last one, as in torch).
 template <class T>
-inline int64_t box_argmax_one(const Boxes& b, const BoxPosition& at, int64_t first, const T* from, int64_t step) {
+inline void box_max_one(const Boxes& b, const BoxPosition& at, int64_t first, const T* from, int64_t step, T* output, int64_t* place) {
   wide<T> best = -std::numeric_limits<wide<T>>::infinity();
   int64_t index = first;
   for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) {
@@ -150,30 +162,30 @@ inline int64_t box_argmax_one(const Boxes& b, const BoxPosition& at, int64_t fir
     best = better ? value : best;
     index = better ? pixel : index;
   });
-  return index;
+  *output = static_cast<T>(best);
+  *place = index;
 }
 
 template <class T>
-void box_argmax(const BoxArgmax<T>& p, const Boxes& b) {
+void box_max(const BoxMax<T>& p, const Boxes& b) {
   constexpr int64_t L = lanes<wide<T>>;
   // A contiguous picture is one of a single channel, as often as it has channels.
   const int64_t C = p.channels_last ? p.channels : 1, pictures = p.channels_last ? p.batch : p.batch * p.channels, inputs = volume(b.input);
   const bool counted = inputs <= std::numeric_limits<WideIndex<T>>::max();  // vectors count pixels in so many bits
-  torch::stable::parallel_for(0, pictures * b.output[0] * b.output[1], std::max<int64_t>(1, BOX_GRAIN / (C * b.output[2] + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      BoxPosition at = box_position(b.output, row * b.output[2]);
-      for (; at.w < b.output[2]; at.w++) {
-        const int64_t first = (b.spans[0][at.d].begin * b.input[1] + b.spans[1][at.h].begin) * b.input[2] + b.spans[2][at.w].begin;
-        const T* from = p.input + at.batch * inputs * C;
-        int64_t* const to = p.index + (row * b.output[2] + at.w) * C;
-        int64_t c = 0;
-        for (; counted && c + L <= C; c += L) {
-          Best<T> best(first);
-          for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) { best.keep(load_values(from + pixel * C + c), pixel); });
-          store_positions<T>(to + c, best.position);
-        }
-        for (; c < C; c++) to[c] = box_argmax_one(b, at, first, from + c, C);
+  torch::stable::parallel_for(0, pictures * volume(b.output), std::max<int64_t>(1, BOX_GRAIN / (C + 1)), [&](int64_t begin, int64_t end) {
+    BoxPosition at = box_position(b.output, begin);
+    for (int64_t q = begin; q < end; q++, step(at, b.output)) {
+      const int64_t first = (b.spans[0][at.d].begin * b.input[1] + b.spans[1][at.h].begin) * b.input[2] + b.spans[2][at.w].begin;
+      const T* from = p.input + at.batch * inputs * C;
+      const int64_t to = q * C;
+      int64_t c = 0;
+      for (; counted && c + L <= C; c += L) {
+        Best<T> best(first);
+        for_each_pixel(b, at, [&](int64_t pixel, int64_t, int64_t, int64_t) { best.keep(load_values(from + pixel * C + c), pixel); });
+        store_values(p.output + to + c, best.value);
+        store_positions<T>(p.index + to + c, best.position);
       }
+      for (; c < C; c++) box_max_one(b, at, first, from + c, C, p.output + to + c, p.index + to + c);
     }
   });
 }

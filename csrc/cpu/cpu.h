@@ -54,8 +54,8 @@ class Cpu {
     std::get<BoxKernels<T>>(kernels()).sum(p, boxes, look_up(p.divisor));
   }
   template <class T>
-  static void box_argmax(const BoxArgmax<T>& p) {
-    std::get<BoxKernels<T>>(kernels()).argmax(p, look_up(p.boxes));
+  static void box_max(const BoxMax<T>& p) {
+    std::get<BoxKernels<T>>(kernels()).max(p, look_up(p.boxes));
   }
 
  private:

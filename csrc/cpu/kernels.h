@@ -85,7 +85,7 @@ using Divisor = std::array<std::vector<double>, RANK>;
 template <class T>
 struct BoxKernels {
   void (*sum)(const BoxSum<T>&, const Boxes&, const Divisor&);
-  void (*argmax)(const BoxArgmax<T>&, const Boxes&);
+  void (*max)(const BoxMax<T>&, const Boxes&);
 };
 
 template <class T>

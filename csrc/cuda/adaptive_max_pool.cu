@@ -1,4 +1,4 @@
-// Where adaptive max pooling finds its maxima.
+// Adaptive max pooling.
 #include "../ops/adaptive_max_pool.h"
 
 #include "grid.h"
@@ -8,10 +8,11 @@ namespace {
 
 // Ties go to the first maximum, a NaN wins (the last one, as in torch).
 template <class T, class Index>
-struct Argmax {
+struct Maximum {
   BoxRuleOf<Index> boxes;
   Order<Index> outputs;
   const T* input;
+  T* output;
   int64_t* index;
 
   TORCHCONV_HD void operator()(Index i) const {
@@ -31,20 +32,21 @@ struct Argmax {
             place = pixel;
           }
         }
+    output[i] = static_cast<T>(best);
     index[i] = place;
   }
 };
 
-struct GpuArgmax : Gpu {
+struct GpuMax : Gpu {
   using Gpu::Gpu;
 
   template <class T>
-  static void box_argmax(const BoxArgmax<T>& p) {
+  static void box_max(const BoxMax<T>& p) {
     const int64_t planes = p.batch * p.channels, outputs = planes * volume(p.boxes.outputs());
     with_index({outputs, planes * volume(p.boxes.inputs())}, [&](auto zero) {
       using Index = decltype(zero);
       const Order<Index> order(p.channels, p.boxes.outputs(), p.channels_last);
-      for_each<Index>(outputs, Argmax<T, Index>{p.boxes.template of<Index>(), order, p.input, p.index});
+      for_each<Index>(outputs, Maximum<T, Index>{p.boxes.template of<Index>(), order, p.input, p.output, p.index});
     });
   }
 };
@@ -53,5 +55,5 @@ struct GpuArgmax : Gpu {
 }  // namespace torchconv::gpu
 
 TORCHCONV_GPU_OPS(m) {
-  m.impl("adaptive_max_pool_indices", TORCH_BOX(&torchconv::adaptive_max_pool_indices<torchconv::gpu::GpuArgmax>));
+  m.impl("adaptive_max_pool", TORCH_BOX(&torchconv::adaptive_max_pool<torchconv::gpu::GpuMax>));
 }

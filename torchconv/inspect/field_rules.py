@@ -237,7 +237,7 @@ POOLING_OPS = {
 }
 ADAPTIVE_OPS = {
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
-    *("adaptive_avg_pool", "adaptive_max_pool_indices"),
+    *("adaptive_avg_pool", "adaptive_max_pool"),
 }
 PADDING_OPS = {
     "constant_pad_nd",

@@ -15,7 +15,7 @@ Source: Chellapilla, Puri & Simard 2006, "High performance convolutional neural 
 from torchconv.reference.adaptive_pool import (
     adaptive_avg_pool,
     adaptive_avg_pool_input,
-    adaptive_max_pool_indices,
+    adaptive_max_pool,
 )
 from torchconv.reference.avg_pool import avg_pool, avg_pool_input
 from torchconv.reference.conv import col2im, conv, conv_input, conv_weight, im2col
@@ -32,7 +32,7 @@ from torchconv.reference.windows import output_size
 __all__ = [
     "adaptive_avg_pool",
     "adaptive_avg_pool_input",
-    "adaptive_max_pool_indices",
+    "adaptive_max_pool",
     "avg_pool",
     "avg_pool_input",
     "col2im",

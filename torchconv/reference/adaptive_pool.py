@@ -23,11 +23,11 @@ def adaptive_avg_pool_input(grad_output: Tensor, input_size: Ints) -> Tensor:
     return box_sum(divide(grad_output, divisor), transposed_spans(spans, input_size))
 
 
-def adaptive_max_pool_indices(input: Tensor, output_size_: Ints) -> Tensor:
-    """Where the maximum of each box of adaptive_avg_pool stands, as an index into the flattened spatial dimensions.
+def adaptive_max_pool(input: Tensor, output_size_: Ints) -> tuple[Tensor, Tensor]:
+    """The maximum of each box of adaptive_avg_pool, and where it stands in the flattened spatial dimensions.
 
-    Ties go to the first maximum; a NaN wins, the last one if there are several. (N, C, *spatial) to int64 of
-    (N, C, *size).
+    Ties go to the first maximum; a NaN wins, the last one if there are several. (N, C, *spatial) to (N, C, *size), and
+    int64 of the same.
     """
     best, spatial = input, input.shape[2:]
     index = torch.arange(prod(spatial), device=input.device).reshape(spatial).expand(input.shape)
@@ -39,4 +39,4 @@ def adaptive_max_pool_indices(input: Tensor, output_size_: Ints) -> Tensor:
         for place, ((line, inside), (line_index, _)) in enumerate(zip(lines, indices, strict=True)):
             better = inside & ((line > best) | (line != line)) if place else inside
             best, index = torch.where(better, line, best), torch.where(better, line_index, index)
-    return index
+    return best, index
