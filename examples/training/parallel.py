@@ -1,5 +1,6 @@
 """The processes that torchrun started, or this one alone: who it is, what it shares with the others."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # its default arguments keep a process group alive that was made before it is imported
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -35,14 +37,19 @@ class Processes:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return DistributedDataParallel(network)
 
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            raise ConnectionError(f"process {self.rank} lost the others") from None
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.world > 1:
             values = values.clone()
-            try:
+            with self._together():
                 dist.all_reduce(values)
-            except RuntimeError:
-                raise ConnectionError(f"process {self.rank} lost the others") from None
         return values
 
     def any(self, condition: bool) -> bool:
@@ -52,17 +59,20 @@ class Processes:
     def share_buffers(self, network: nn.Module) -> None:
         """Give all processes the running averages of the first one, which are those that are saved."""
         if self.world > 1:
-            for buffer in network.buffers():
-                dist.broadcast(buffer, 0)
+            with self._together():
+                for buffer in network.buffers():
+                    dist.broadcast(buffer, 0)
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
         """The others wait until the first process has done this, so that it alone downloads."""
         if self.world > 1 and not self.first:
-            dist.barrier()
+            with self._together():
+                dist.barrier()
         yield
         if self.world > 1 and self.first:
-            dist.barrier()
+            with self._together():
+                dist.barrier()
 
 
 @contextmanager
@@ -90,3 +100,6 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), world, place)
     finally:
         dist.destroy_process_group()
+        # Its threads end with its last user, DistributedDataParallel, which is in a cycle of references. One that drops
+        # a tensor while Python is torn down aborts it.
+        gc.collect()
