@@ -12,6 +12,22 @@ namespace torchconv {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
+// What values are compared, multiplied and added up in.
+template <class S>
+struct Wide {
+  using type = S;
+};
+template <>
+struct Wide<BFloat16> {
+  using type = float;
+};
+template <>
+struct Wide<Half> {
+  using type = float;
+};
+template <class S>
+using wide = typename Wide<S>::type;
+
 // A weight (out_channels, in_channels per group, taps...) seen as [tap][in][out], wherever its elements lie.
 // Element (tap, in, out) is data[start + tap . step + in * in_step + out * out_step]; a group adds group_step.
 template <class T>

@@ -32,7 +32,7 @@ class Served(NamedTuple):
 _REAL = (torch.float32, torch.float64)
 _ALL_REAL = (*_REAL, torch.bfloat16, torch.float16)
 _ALL = (*_ALL_REAL, torch.complex64, torch.complex128)
-_CPU = Served(_REAL, _ALL_REAL, _ALL_REAL, _REAL) if _extension.LOADED else Served()
+_CPU = Served(_ALL_REAL, _ALL_REAL, _ALL_REAL, _REAL) if _extension.LOADED else Served()
 _CUDA = Served(_ALL, _ALL, _ALL_REAL, _ALL_REAL) if _extension.CUDA else Served()
 _NOWHERE = Served()
 _kernels: Any = torch.ops.torchconv
@@ -351,7 +351,7 @@ def winograd_block_serves(
     whole = outputs % 16 == inputs % 16 == 0 and groups == 1 and activations.numel() > 0
     window = kernel == [3, 3] and {*stride, *dilation} == {1}
     if not (
-        whole and window and channels_last and activations.is_cpu and _compiled(activations, algorithm, "convolutions")
+        whole and window and channels_last and activations.is_cpu and _compiled(activations, algorithm, "activations")
     ):
         return False
     enough = min(outputs, inputs) >= 32 and len(activations) * prod(size) >= 48

@@ -3,6 +3,7 @@
 // be there. No include guard.
 #include "simd.h"
 #include "runs.h"
+#include "wide.h"
 #include "gemm.h"
 #include "transpose_kernel.h"
 #include "filters.h"
@@ -10,6 +11,7 @@
 #include "depthwise_kernel.h"
 #include "dot_kernel.h"
 #include "conv_kernel.h"
+#include "paired_kernel.h"
 #include "weight_grad_kernel.h"
 #include "row_kernel.h"
 #include "pointwise_kernel.h"
@@ -30,8 +32,18 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, winograd::conv<T>, winograd::weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
+  return {gather_conv<T>, weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
           row_weight_grad_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>, plane_conv<T>, plane_weight_grad<T>, plane_conv_serves<T>, plane_weight_grad_serves<T>, transpose<T>};
+}
+
+template <class S>
+constexpr WinogradKernels<S> winograd_table() {
+  return {winograd::conv<S>, winograd::weight_grad<S>};
+}
+
+template <class S>
+constexpr NarrowKernels<S> narrow_table() {
+  return {widen<S>, narrow<S>};
 }
 
 template <class T>
@@ -56,6 +68,12 @@ constexpr RectifyKernels<T> rectify_table() {
 
 const Kernels kernels{conv_table<float>(),
                       conv_table<double>(),
+                      winograd_table<float>(),
+                      winograd_table<double>(),
+                      winograd_table<BFloat16>(),
+                      narrow_table<BFloat16>(),
+                      narrow_table<Half>(),
+                      {paired_conv, paired_conv_serves},
                       column_table<float>(),
                       column_table<double>(),
                       column_table<BFloat16>(),

@@ -95,6 +95,43 @@ Problem as_product(const Problem& p) {
   return {p.rank, p.batch, p.groups, p.in * volume(p.window.kernel), p.out, {one, one, one, one, {0, 0, 0}, one}};
 }
 
+// The same three of 16-bit numbers, in float and rounded once. Some kernels take bfloat16 as it is, all others a copy in float.
+template <class S>
+struct NarrowConv {
+  static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
+                   const std::optional<Tensor>& bias, const Tensor& output);
+  static void conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
+                         const Tensor& grad_input);
+  static void conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
+                          const Tensor& grad_weight);
+
+ private:
+  static constexpr auto FLOAT = ScalarType::Float;
+
+  static Tensor widened(const Tensor& t) {
+    const bool channels_last = !t.is_contiguous() && t.dim() > 2 && is_channels_last(t);
+    const Tensor from = channels_last ? t : as_contiguous(t), to = wide_like(t, channels_last);
+    std::get<NarrowKernels<S>>(kernels()).widen(t.numel(), static_cast<const S*>(from.data_ptr()), static_cast<float*>(to.data_ptr()));
+    return to;
+  }
+  static Tensor wide_like(const Tensor& t, bool channels_last) {
+    const auto sizes = t.sizes();
+    return empty(Ints(sizes.begin(), sizes.end()), FLOAT, channels_last);
+  }
+  static S* elements(const Tensor& t) { return static_cast<S*>(t.data_ptr()); }
+  // A result in channels-last order, and then where it belongs.
+  static Tensor channels_last(const Tensor& t) {
+    const auto sizes = t.sizes();
+    return is_channels_last(t) ? t : empty(t, Ints(sizes.begin(), sizes.end()), true);
+  }
+  static void bring(const Tensor& from, const Tensor& to) {
+    if (from.data_ptr() != to.data_ptr()) torch::stable::copy_(const_cast<Tensor&>(to), from);
+  }
+  static void narrow(const Tensor& from, const Tensor& to) {
+    std::get<NarrowKernels<S>>(kernels()).narrow(to.numel(), static_cast<const float*>(from.data_ptr()), static_cast<S*>(to.data_ptr()));
+  }
+};
+
 struct CpuConv : Cpu {
   using Cpu::Cpu;
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
@@ -105,8 +142,12 @@ struct CpuConv : Cpu {
                           const Tensor& grad_weight);
 };
 
+bool is_narrow(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Half; }
+
 void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& bias, const Tensor& output) {
+  if (is_narrow(input))
+    return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, output); });
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const Window& w = p.window;
@@ -124,7 +165,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     gather.input = from.data();
     gather.output = to.data();
     if (winograd)
-      kernel.winograd_conv(winograd_conv(p, gather.input, gather.weight, shift, gather.output));
+      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, gather.weight, shift, gather.output));
     else
       kernel.gather_conv(gather);
     to.finish();
@@ -133,6 +174,8 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
 
 void CpuConv::conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
                          const Tensor& grad_input) {
+  if (is_narrow(grad_output))
+    return dispatch<BFloat16, Half>(op, grad_output, [&](auto zero) { NarrowConv<decltype(zero)>::conv_input(op, algorithm, p, grad_output, weight, grad_input); });
   const bool channels_last = !grad_input.is_contiguous();
   dispatch<float, double>(op, grad_output, [&](auto zero) {
     using T = decltype(zero);
@@ -163,7 +206,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const ChannelsLast<T> from(grad_output);
     const ChannelsLastResult<T> to(grad_input);
     if (winograd) {
-      kernel.winograd_conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
+      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
     } else {
       const auto gather = [&](GatherConv<T>& g) {
         g.input = from.data();
@@ -183,6 +226,8 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
 
 void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
                           const Tensor& grad_weight) {
+  if (is_narrow(input))
+    return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv_weight(op, algorithm, p, input, grad_output, grad_weight); });
   const bool channels_last = !grad_weight.is_contiguous();
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
@@ -205,10 +250,80 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
     grad.input = x.data();
     grad.grad_output = g.data();
     if (winograd)
-      return kernel.winograd_weight_grad({{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]},
-                                          grad.input, grad.grad_output, grad.grad_weight, grad.view});
+      return std::get<WinogradKernels<T>>(kernels()).weight_grad(winograd_conv_weight(p, grad.input, grad.grad_output, grad.grad_weight, grad.view));
     kernel.weight_grad(grad);
   });
+}
+
+template <class S>
+void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const Tensor& output) {
+  const Tensor wide_weight = widened(weight);
+  const std::optional<Tensor> wide_bias = bias ? std::optional(widened(*bias)) : std::nullopt;
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    const Window& w = p.window;
+    const auto view = weight_view<float>(p, wide_weight);
+    const float* const shift = wide_bias ? static_cast<const float*>(wide_bias->data_ptr()) : nullptr;
+    const GatherConv<float> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, view, shift, nullptr};
+    const bool winograd = use_winograd<float>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_POSITIONS);
+    const auto& paired = std::get<PairedKernels>(kernels());
+    if (winograd || paired.conv_serves(gather)) {
+      const Tensor from = in_format(input, true), to = channels_last(output);
+      if (winograd)
+        std::get<WinogradKernels<S>>(kernels()).conv(winograd_conv(p, elements(from), view, shift, elements(to)));
+      else
+        paired.conv(gather, elements(from), elements(to));
+      return bring(to, output);
+    }
+  }
+  const Tensor wide_output = wide_like(output, !output.is_contiguous());
+  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, wide_bias, wide_output);
+  narrow(wide_output, output);
+}
+
+template <class S>
+void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
+                               const Tensor& grad_input) {
+  const Tensor wide_weight = widened(weight);
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    auto view = weight_view<float>(p, wide_weight);
+    const bool winograd = use_winograd<float>(op, algorithm, p, p.batch * volume(p.window.input), WINOGRAD_POSITIONS);
+    const auto& paired = std::get<PairedKernels>(kernels());
+    GatherConv<float> channels{};
+    channels.in_channels = p.out;
+    channels.out_channels = p.in;
+    if (winograd || paired.conv_serves(channels)) {
+      const Tensor from = in_format(grad_output, true), to = channels_last(grad_input);
+      const auto gather = [&](const GatherConv<float>& g) { paired.conv(g, elements(from), elements(to)); };
+      if (winograd) {
+        std::get<WinogradKernels<S>>(kernels()).conv(winograd_conv_input(p, elements(from), view, elements(to)));
+      } else {
+        std::swap(view.in_step, view.out_step);
+        windows_tile(p.window) ? gather(every_phase(p, view)) : for_each_phase(p, view, gather);
+      }
+      return bring(to, grad_input);
+    }
+  }
+  const Tensor wide_input = wide_like(grad_input, !grad_input.is_contiguous());
+  CpuConv::conv_input(op, algorithm, p, widened(grad_output), wide_weight, wide_input);
+  narrow(wide_input, grad_input);
+}
+
+template <class S>
+void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
+                                const Tensor& grad_weight) {
+  const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());
+  if (std::is_same_v<S, BFloat16> && use_winograd<float>(op, algorithm, p, p.batch * volume(p.window.output), WINOGRAD_WEIGHT_POSITIONS)) {
+    if constexpr (std::is_same_v<S, BFloat16>) {
+      const Tensor x = in_format(input, true), g = in_format(grad_output, true);
+      const auto gradient = winograd_conv_weight(p, elements(x), elements(g), static_cast<float*>(wide.data_ptr()),
+                                                 weight_view<float>(p, wide));
+      std::get<WinogradKernels<S>>(kernels()).weight_grad(gradient);
+    }
+  } else {
+    CpuConv::conv_weight(op, algorithm, p, widened(input), widened(grad_output), wide);
+  }
+  narrow(wide, grad_weight);
 }
 
 }  // namespace

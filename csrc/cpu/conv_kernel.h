@@ -56,9 +56,10 @@ int64_t channels_at_a_time(const GatherConv<T>& p) {
   return std::min<int64_t>(p.in_channels, p.weight.in_step == 1 ? 64 : 16);
 }
 
-// The rows of one panel, of a phase or of each, for `ins` input channels from `in` on: row k of panel i goes to row_at(i, k).
+// The rows of one panel, of a phase or of each, for `ins` input channels from `in` on, in their order: put(i, k, row) takes row k of
+// panel i.
 template <class T, class F>
-void pack_rows(const Panels<T>& panels, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& row_at) {
+void pack_rows(const Panels<T>& panels, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   const GatherConv<T>& p = panels.p;
   const int64_t taps = panels.taps, C = p.in_channels, outs = panels.columns(panel);
@@ -66,35 +67,43 @@ void pack_rows(const Panels<T>& panels, int64_t group, int64_t panel, int64_t in
   Filters<T>(p.weight, panels.kernel, group, C).read(in, ins, panels.column(panel), outs, chunk, N);
   for (int64_t c = 0; c < ins; c++)
     for (int64_t tap = 0; tap < taps; tap++)
-      copy_run(chunk + (c * taps + tap) * N, p.every_phase ? row_at(tap * panels.of_phase + panel, in + c) : row_at(panel, tap * C + in + c), N);
+      p.every_phase ? put(tap * panels.of_phase + panel, in + c, chunk + (c * taps + tap) * N) : put(panel, tap * C + in + c, chunk + (c * taps + tap) * N);
 }
 
-template <class T>
-PackedWeight<T> pack_weight(const Panels<T>& panels) {
+// Of all panels of a group: put(group, i, k, row) takes row k of panel i.
+template <class T, class F>
+void pack_panels(const Panels<T>& panels, const F& put) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   const GatherConv<T>& p = panels.p;
   const int64_t C = p.in_channels, step = channels_at_a_time(p), chunks = step == 0 ? 0 : ceil_div(C, step), run = step * panels.taps * N;
-  PackedWeight<T> packed(panels.depth, p.groups, panels.count);
   const int64_t grain = std::max<int64_t>(1, 16384 / (run + 1));  // few are packed sooner than a thread wakes up
   torch::stable::parallel_for(0, p.groups * panels.of_phase * chunks, grain, [&](int64_t begin, int64_t end) {
     const Scratch<T> chunk(run);
     for (int64_t i = begin; i < end; i++) {
       const int64_t in = i % chunks * step, panel = i / chunks % panels.of_phase, group = i / chunks / panels.of_phase;
       pack_rows(panels, group, panel, in, std::min(step, C - in), chunk.get(),
-                [&](int64_t to, int64_t k) { return packed.panel(group, k / DEPTH, to) + k % DEPTH * N; });
+                [&](int64_t to, int64_t k, const T* row) __attribute__((always_inline)) { put(group, to, k, row); });
     }
   });
+}
+
+template <class T>
+PackedWeight<T> pack_weight(const Panels<T>& panels) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  PackedWeight<T> packed(panels.depth, panels.p.groups, panels.count);
+  pack_panels(panels, [&](int64_t group, int64_t panel, int64_t k, const T* row)
+                          __attribute__((always_inline)) { copy_run(row, packed.panel(group, k / DEPTH, panel) + k % DEPTH * N, N); });
   return packed;
 }
 
 // Where the outputs of `count` positions lie, from position `first` on.
-template <class T>
-void locate_rows(const GatherConv<T>& p, int64_t first, int64_t count, T** row) {
+template <class T, class S>
+void locate_rows(const GatherConv<T>& p, S* output, int64_t first, int64_t count, S** row) {
   OutputPosition at(p.window.output, first);
   for (int64_t i = 0; i < count; i++, at.advance(p.window.output)) {
     int64_t place = at.batch;
     for (int d = 0; d < RANK; d++) place = place * p.output_extent[d] + p.origin[d] + at.place[d] * p.spacing[d];
-    row[i] = p.output + place * p.groups * p.out_channels;
+    row[i] = output + place * p.groups * p.out_channels;
   }
 }
 
@@ -110,7 +119,7 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, int64_
   OutputPosition at(w.output, first);
   for (int64_t i = 0; !in_place && i < count; i++, at.advance(w.output)) corner[i] = corner_of(w, at);
   T* row[BLOCK_ROWS];
-  locate_rows(p, first, count, row);
+  locate_rows(p, p.output, first, count, row);
   for (int64_t group = 0; group < p.groups; group++) {
     for (int64_t block = 0; block < weight.blocks; block++) {
       const int64_t begin = block * DEPTH, end = std::min<int64_t>(begin + DEPTH, weight.depth);
@@ -146,14 +155,15 @@ void gather_by_panels(const Panels<T>& panels) {
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
   const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = channels_at_a_time(p);
   T* row[FEW_POSITIONS];
-  locate_rows(p, 0, total, row);
+  locate_rows(p, p.output, 0, total, row);
   torch::stable::parallel_for(0, p.groups * panels.of_phase, 1, [&](int64_t begin, int64_t end) {
     const Scratch<T> weight(phases * C * N), chunk(step * panels.taps * N);
     for (int64_t i = begin; i < end; i++) {
       const int64_t group = i / panels.of_phase, first = i % panels.of_phase;
       for (int64_t in = 0; in < C; in += step)
-        pack_rows(panels, group, first, in, std::min(step, C - in), chunk.get(),
-                  [&](int64_t panel, int64_t k) { return weight.get() + (panel / panels.of_phase * C + k) * N; });
+        pack_rows(panels, group, first, in, std::min(step, C - in), chunk.get(), [&](int64_t panel, int64_t k, const T* row) {
+          copy_run(row, weight.get() + (panel / panels.of_phase * C + k) * N, N);
+        });
       const int64_t column = group * p.out_channels + panels.column(first), columns = panels.columns(first);
       T start[N] = {};
       if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
@@ -173,6 +183,19 @@ void gather_by_panels(const Panels<T>& panels) {
   });
 }
 
+// Blocks of positions with as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the
+// work is cut never changes the order in which an output element is summed, so results do not depend on the number of threads.
+struct GatherBlocks {
+  int64_t total, rows, blocks, cuts;
+
+  GatherBlocks(int64_t positions, int64_t panels) : total(positions) {
+    const int64_t tiles = ceil_div(total, TILE_ROWS), threads = torch::stable::get_num_threads();
+    rows = ceil_div(tiles, ceil_div(tiles, ROW_TILES)) * TILE_ROWS;
+    blocks = ceil_div(total, rows);
+    cuts = std::min(panels, ceil_div(4 * threads, blocks));
+  }
+};
+
 template <class T>
 void gather_conv(const GatherConv<T>& p) {
   const int64_t total = p.batch * volume(p.window.output);
@@ -182,17 +205,13 @@ void gather_conv(const GatherConv<T>& p) {
   const Panels<T> panels(p);
   if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels)) return gather_by_panels(panels);
   const PackedWeight<T> weight = pack_weight(panels);
-  // Blocks of as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the work is cut
-  // never changes the order in which an output element is summed, so results do not depend on the number of threads.
-  const int64_t tiles = ceil_div(total, TILE_ROWS), rows = ceil_div(tiles, ceil_div(tiles, ROW_TILES)) * TILE_ROWS;
-  const int64_t blocks = ceil_div(total, rows), threads = torch::stable::get_num_threads();
-  const int64_t cuts = std::min(weight.panels, ceil_div(4 * threads, blocks));
-  torch::stable::parallel_for(0, blocks * cuts, 1, [&](int64_t begin, int64_t end) {
+  const GatherBlocks work(total, weight.panels);
+  torch::stable::parallel_for(0, work.blocks * work.cuts, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> packed(BLOCK_ROWS * PACKED_STRIDE<T>);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i / cuts * rows, cut = i % cuts;
-      gather_block(panels, weight, first, std::min(rows, total - first), weight.panels * cut / cuts, weight.panels * (cut + 1) / cuts,
-                   packed.get());
+      const int64_t first = i / work.cuts * work.rows, cut = i % work.cuts;
+      gather_block(panels, weight, first, std::min(work.rows, total - first), weight.panels * cut / work.cuts,
+                   weight.panels * (cut + 1) / work.cuts, packed.get());
     }
   });
 }

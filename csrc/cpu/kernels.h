@@ -13,12 +13,13 @@ struct WinogradPictures {
   int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
 };
 
-template <class T>
+// Activations are of type S, all else is what they are computed in.
+template <class S>
 struct WinogradConv : WinogradPictures {
-  const T* input;
-  WeightView<T> weight;
-  const T* bias;
-  T* output;
+  const S* input;
+  WeightView<wide<S>> weight;
+  const wide<S>* bias;
+  S* output;
   // In a fused block, all of whose channels are whole vectors, and whose pooling's windows are 2x2 and side by side. The output: whether
   // its 2x2 maxima are what is written, and is then rectified; where to keep its signs and the maxima's positions, or null. The input:
   // the signs that it is still to be masked with, or the positions of the maxima if it is one for each of those; or null. Signs are the
@@ -29,11 +30,11 @@ struct WinogradConv : WinogradPictures {
 };
 
 // Its weight gradient; `grad_weight` is seen through the steps of a WeightView.
-template <class T>
+template <class S>
 struct WinogradWeightGrad : WinogradPictures {
-  const T *input, *grad_output;
-  T* grad_weight;
-  WeightView<T> view;
+  const S *input, *grad_output;
+  wide<S>* grad_weight;
+  WeightView<wide<S>> view;
 };
 
 // As many matrices [rows][columns] as `batch` says, each transposed into [columns][rows].
@@ -44,8 +45,6 @@ template <class T>
 struct ConvKernels {
   void (*gather_conv)(const GatherConv<T>&);
   void (*weight_grad)(const WeightGrad<T>&);
-  void (*winograd_conv)(const WinogradConv<T>&);
-  void (*winograd_weight_grad)(const WinogradWeightGrad<T>&);
   // The same two for few input channels, of activations as they are; and whether that is faster.
   void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);
   void (*row_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);
@@ -60,6 +59,25 @@ struct ConvKernels {
   bool (*plane_conv_serves)(const GatherConv<T>&, bool channels_last);
   bool (*plane_weight_grad_serves)(const WeightGrad<T>&, bool channels_last);
   Transpose<T> transpose;
+};
+
+template <class S>
+struct WinogradKernels {
+  void (*conv)(const WinogradConv<S>&);
+  void (*weight_grad)(const WinogradWeightGrad<S>&);
+};
+
+// 16-bit numbers in float, and back.
+template <class S>
+struct NarrowKernels {
+  void (*widen)(int64_t count, const S* from, wide<S>* to);
+  void (*narrow)(int64_t count, const wide<S>* from, S* to);
+};
+
+// gather_conv of bfloat16 activations, for a processor that multiplies them; whether that is it. A gather's own pointers are not used.
+struct PairedKernels {
+  void (*conv)(const GatherConv<float>&, const BFloat16* input, BFloat16* output);
+  bool (*conv_serves)(const GatherConv<float>&);
 };
 
 template <class T, class Position>
@@ -96,7 +114,8 @@ struct ColumnKernels {
 
 // Every kernel of one instruction set; std::get<PoolKernels<float, uint8_t>>(kernels()) is a table of it.
 using Kernels =
-    std::tuple<ConvKernels<float>, ConvKernels<double>, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
+    std::tuple<ConvKernels<float>, ConvKernels<double>, WinogradKernels<float>, WinogradKernels<double>, WinogradKernels<BFloat16>,
+               NarrowKernels<BFloat16>, NarrowKernels<Half>, PairedKernels, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
                ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
                PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
                PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>, BoxKernels<float>, BoxKernels<double>,

@@ -1,45 +1,18 @@
-// Vectors of what is pooled, whatever its type, and of the places of maxima.
+// Vectors of the places of maxima, beside those of what is pooled (wide.h).
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
-// 16-bit types are compared and added up as float.
-template <class T>
-struct Wide {
-  using type = float;
-};
-template <>
-struct Wide<double> {
-  using type = double;
-};
-template <class T>
-using wide = typename Wide<T>::type;
 // An integer as wide as the value beside it, so that both fill the same lanes.
 template <class T>
 using WideIndex = std::conditional_t<sizeof(wide<T>) == 8, int64_t, int32_t>;
 
-// One vector of values, of indices beside them, and of positions as they are saved.
-template <class T>
-using Values = vec<wide<T>>;
+// One vector of indices beside values, and of positions as they are saved.
 template <class T>
 using Indices = vec<WideIndex<T>>;
 template <class T, class Position>
 struct Saved {
   typedef Position type __attribute__((vector_size(lanes<wide<T>> * sizeof(Position))));
 };
-
-template <class T>
-inline __attribute__((always_inline)) Values<T> load_values(const T* from) {
-  if constexpr (std::is_same_v<T, wide<T>>) return load(from);
-  Values<T> values;
-  for (int i = 0; i < lanes<wide<T>>; i++) values[i] = static_cast<wide<T>>(from[i]);
-  return values;
-}
-
-template <class T>
-inline __attribute__((always_inline)) void store_values(T* to, Values<T> values) {
-  if constexpr (std::is_same_v<T, wide<T>>) return store(to, values);
-  for (int i = 0; i < lanes<wide<T>>; i++) to[i] = static_cast<T>(values[i]);
-}
 
 // Widened in steps of two: __builtin_convertvector from 8 to 32 bits takes lane by lane.
 template <class T, class Position>

@@ -6,15 +6,15 @@
 
 namespace torchconv {
 
-template <class T>
-WinogradConv<T> winograd_conv(const Problem& p, const T* input, const WeightView<T>& weight, const T* bias, T* output) {
+template <class S>
+WinogradConv<S> winograd_conv(const Problem& p, const S* input, const WeightView<wide<S>>& weight, const wide<S>* bias, S* output) {
   const Window& w = p.window;
   return {{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]}, input, weight, bias, output};
 }
 
 // The same convolution with channels exchanged, the taps turned around and the padding's complement.
-template <class T>
-WinogradConv<T> winograd_conv_input(const Problem& p, const T* grad_output, WeightView<T> weight, T* grad_input) {
+template <class S>
+WinogradConv<S> winograd_conv_input(const Problem& p, const S* grad_output, WeightView<wide<S>> weight, S* grad_input) {
   const Window& w = p.window;
   std::swap(weight.in_step, weight.out_step);
   for (int i = 1; i < RANK; i++) {
@@ -23,6 +23,14 @@ WinogradConv<T> winograd_conv_input(const Problem& p, const T* grad_output, Weig
   }
   return {{p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2], 2 - w.padding[1], 2 - w.padding[2]},
           grad_output, weight, nullptr, grad_input};
+}
+
+// The weight's gradient; `view` are the steps of `grad_weight`.
+template <class S>
+WinogradWeightGrad<S> winograd_conv_weight(const Problem& p, const S* input, const S* grad_output, wide<S>* grad_weight,
+                                           const WeightView<wide<S>>& view) {
+  const Window& w = p.window;
+  return {{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2]}, input, grad_output, grad_weight, view};
 }
 
 }  // namespace torchconv

@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, s
     conv.rectified = true;
     if (save) conv.output_signs = static_cast<uint8_t*>(signs.data_ptr());
     if (save && pool) conv.output_positions = static_cast<uint8_t*>(positions.data_ptr());
-    std::get<ConvKernels<T>>(kernels()).winograd_conv(conv);
+    std::get<WinogradKernels<T>>(kernels()).conv(conv);
   });
   return {output, signs, positions};
 }
@@ -98,7 +98,7 @@ Tensor winograd_block_input(Tensor grad_output, Tensor kept, Tensor weight, Ints
     auto conv = winograd_conv_input(p, static_cast<const T*>(grad_output.data_ptr()), weight_view<T>(p, weight),
                                     static_cast<T*>(grad_input.data_ptr()));
     (pool ? conv.input_positions : conv.input_signs) = static_cast<const uint8_t*>(kept.data_ptr());
-    std::get<ConvKernels<T>>(kernels()).winograd_conv(conv);
+    std::get<WinogradKernels<T>>(kernels()).conv(conv);
   });
   return grad_input;
 }

@@ -11,8 +11,9 @@ constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * 
 
 // G g G^T for `depth` input channels from `channel` on and one panel of output channels from `first` on, filled up with zeros.
 // Point i goes to to + i * step, as [depth][TILE_COLUMNS].
-template <class F, class T>
-void weight_panel(const WinogradConv<T>& p, int64_t channel, int64_t depth, int64_t first, T* to, int64_t step) {
+template <class F, class S>
+void weight_panel(const WinogradConv<S>& p, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
+  using T = wide<S>;
   constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 64;
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
   const Filters<T> filters(p.weight, {1, 3, 3}, 0, p.in_channels);
@@ -61,8 +62,9 @@ void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T*
 }
 
 // Many tiles, few channels: the transformed weight is kept, and the tiles pass by in blocks that fit the L2 cache.
-template <class F, class T>
-void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
+template <class F, class S>
+void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
+  using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
   const PackedWeight<T> weight(p.in_channels, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
   const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
@@ -83,7 +85,7 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
       for (int64_t block = 0; block < weight.blocks; block++) {
         for (int64_t t = 0; t < count; t++) {
-          const TileInput<F, T> tile(p, all, i * block_tiles + t);
+          const TileInput<F, S> tile(p, all, i * block_tiles + t);
           tile.transform(block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step, PACKED_STRIDE<T>);
         }
         for (int64_t point = 0; point < POINTS; point++)
@@ -92,7 +94,7 @@ void conv_by_tiles(const WinogradConv<T>& p, const Tiles<F, T>& all) {
                                          products.get() + point * product_step + panel * N, width, block == 0);
       }
       for (int64_t t = 0; t < count; t++) {
-        const TileOutput<F, T> tile(p, all, i * block_tiles + t);
+        const TileOutput<F, S> tile(p, all, i * block_tiles + t);
         tile.write(products.get() + t * width, product_step, width, 0, p.out_channels);
       }
     }
@@ -104,8 +106,9 @@ constexpr int64_t PANEL_DEPTH = TIGHT_STRIDE, PANEL_TILES = 70 / TILE_ROWS * TIL
 
 // Few tiles, many channels: the transformed input is kept, and the weight passes by. Transformed it is four times as large: each part
 // of it is made where it is used, and forgotten, again for each block of tiles.
-template <class F, class T>
-void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
+template <class F, class S>
+void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
+  using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
   const int64_t depths = ceil_div(p.in_channels, PANEL_DEPTH), panels = ceil_div(p.out_channels, N);
   const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - i * PANEL_DEPTH); };
@@ -113,7 +116,7 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
   const Scratch<T> inputs(depths * POINTS * input_step);
   torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
-      const TileInput<F, T> tile(p, all, t);
+      const TileInput<F, S> tile(p, all, t);
       for (int64_t i = 0; i < depths; i++)
         tile.transform(i * PANEL_DEPTH, depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step, PANEL_DEPTH);
     }
@@ -133,7 +136,7 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
                                       products.get() + point * product_step, N, i == 0);
       }
       for (int64_t t = 0; t < count; t++) {
-        const TileOutput<F, T> tile(p, all, first + t);
+        const TileOutput<F, S> tile(p, all, first + t);
         tile.write(products.get() + t * N, product_step, N, channel, channels);
       }
     }
@@ -141,9 +144,9 @@ void conv_by_panels(const WinogradConv<T>& p, const Tiles<F, T>& all) {
 }
 
 // The larger of the two transformed operands is not held whole.
-template <class F, class T>
-void conv_by(const WinogradConv<T>& p) {
-  const Tiles<F, T> tiles(p);
+template <class F, class S>
+void conv_by(const WinogradConv<S>& p) {
+  const Tiles<F, S> tiles(p);
   if (tiles.total == 0 || p.out_channels == 0) return;
   tiles.total < p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
 }
@@ -155,9 +158,9 @@ int64_t multiplications(const WinogradPictures& p) {
 
 // The larger tiles where they save a sixteenth of the products and more: not where much of them juts out of the picture. With few
 // channels the transforms are most of the work, and theirs are no cheaper.
-template <class T>
-void conv(const WinogradConv<T>& p) {
-  if (SHARED_SIGNS<T> && p.output_signs != nullptr) {
+template <class S>
+void conv(const WinogradConv<S>& p) {
+  if (SHARED_SIGNS<wide<S>> && p.output_signs != nullptr) {
     const int64_t outputs = p.batch * p.out_height * p.out_width * p.out_channels / (p.pooled ? 4 : 1);
     std::memset(p.output_signs, 0, outputs / 8);
   }

@@ -5,22 +5,6 @@ namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
 
-template <class T>
-inline __attribute__((always_inline)) vec<T> load_some(const T* from, int64_t count) {
-  if (count >= lanes<T>) return load(from);
-  T part[lanes<T>] = {};
-  std::memcpy(part, from, count * sizeof(T));
-  return load(part);
-}
-
-template <class T>
-inline __attribute__((always_inline)) void store_some(T* to, vec<T> value, int64_t count) {
-  if (count >= lanes<T>) return store(to, value);
-  T part[lanes<T>];
-  store(part, value);
-  std::memcpy(to, part, count * sizeof(T));
-}
-
 // The IN x IN points of a FROM x FROM tile for `count` channels, where load(i, c) has pixel i's vector at channel c and `transform` is one
 // dimension of it (B^T d B with that of the input): to + point * step receives the points. The next tile's go to to + `along`, which is
 // fetched ahead, as so many places at once are beyond the processor's own guess.
@@ -53,11 +37,11 @@ inline __attribute__((always_inline)) void transform_tile(const Load& load, int6
 }
 
 // The same of the tile whose pixels pixel[] points at. The next tile's are probably `across` further on, and fetched ahead as well.
-template <int FROM, int IN, class T, class Transform>
-void tile_points(const T* const pixel[FROM * FROM], int64_t across, int64_t first, int64_t count, T* to, int64_t step, int64_t along,
+template <int FROM, int IN, class S, class Transform>
+void tile_points(const S* const pixel[FROM * FROM], int64_t across, int64_t first, int64_t count, wide<S>* to, int64_t step, int64_t along,
                  const Transform& transform) {
   const auto load = [&](int i, int64_t c) __attribute__((always_inline)) {
-    const T* const place = pixel[i] + first + c;
+    const S* const place = pixel[i] + first + c;
     __builtin_prefetch(place + across, 0, 3);
     return load_some(place, count - c);
   };
@@ -92,12 +76,12 @@ inline __attribute__((always_inline)) void output_rows(const T* from, int64_t st
   }
 }
 
-// The tiles of a problem, and the zeros that stand for its padding.
-template <class F, class T>
+// The tiles of a problem, whose activations are of type S, and the zeros that stand for its padding.
+template <class F, class S>
 struct Tiles {
   const WinogradPictures& p;
   int64_t across, down, total;
-  Scratch<T> zeros;
+  Scratch<S> zeros;
 
   explicit Tiles(const WinogradPictures& pictures)
       : p(pictures),
@@ -112,17 +96,17 @@ struct Tiles {
   int64_t x(int64_t index) const { return index % across * F::OUT; }
 
   // Where a tile's inputs lie, and its outputs; `outside` stands for those that don't exist.
-  void inputs(const T* input, int64_t index, const T* pixel[F::POINTS]) const {
+  void inputs(const S* input, int64_t index, const S* pixel[F::POINTS]) const {
     locate<F::IN>(input, index, p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height, x(index) - p.pad_width,
-                  static_cast<const T*>(zeros.get()), pixel);
+                  static_cast<const S*>(zeros.get()), pixel);
   }
   template <class U>
   void outputs(U* output, int64_t index, U* outside, U* pixel[F::OUT * F::OUT]) const {
     locate<F::OUT>(output, index, p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
   }
   // The outputs of 2x2 windows over the outputs, which cover them.
-  void pooled_outputs(T* output, int64_t index, T* pixel[F::OUT * F::OUT / 4]) const {
-    locate<F::OUT / 2>(output, index, p.out_height / 2, p.out_width / 2, p.out_channels, y(index) / 2, x(index) / 2, static_cast<T*>(nullptr), pixel);
+  void pooled_outputs(S* output, int64_t index, S* pixel[F::OUT * F::OUT / 4]) const {
+    locate<F::OUT / 2>(output, index, p.out_height / 2, p.out_width / 2, p.out_channels, y(index) / 2, x(index) / 2, static_cast<S*>(nullptr), pixel);
   }
 
  private:
@@ -163,10 +147,12 @@ inline __attribute__((always_inline)) void store_signs(uint8_t* signs, int64_t a
 }
 
 // The inputs of one tile.
-template <class F, class T>
+template <class F, class S>
 class TileInput {
+  using T = wide<S>;
+
  public:
-  TileInput(const WinogradConv<T>& p, const Tiles<F, T>& all, int64_t index) : p_(p) {
+  TileInput(const WinogradConv<S>& p, const Tiles<F, S>& all, int64_t index) : p_(p) {
     if (p.input_positions == nullptr) all.inputs(p.input, index, pixel_);
     if (p.input_positions == nullptr && p.input_signs == nullptr) return;
     const int64_t scale = p.input_positions == nullptr ? 1 : 2, height = p.in_height / scale, width = p.in_width / scale;
@@ -186,16 +172,16 @@ class TileInput {
     const int64_t across = F::OUT * p_.in_channels;
     if (p_.input_positions != nullptr) {
       const auto unpooled = [&](int i, int64_t c) __attribute__((always_inline)) {
-        const T* const place = pixel_[i] + first + c;
+        const S* const place = pixel_[i] + first + c;
         __builtin_prefetch(place + across / 2, 0, 3);
-        return load_positions<T>(p_.input_positions + kept_[i] + first + c) == tap_[i] ? load(place) : vec<T>{};
+        return load_positions<T>(p_.input_positions + kept_[i] + first + c) == tap_[i] ? load_values(place) : vec<T>{};
       };
       transform_tile<F::IN, F::IN>(unpooled, count, to, step, along, turn);
     } else if (p_.input_signs != nullptr) {
       const auto masked = [&](int i, int64_t c) __attribute__((always_inline)) {
-        const T* const place = pixel_[i] + first + c;
+        const S* const place = pixel_[i] + first + c;
         __builtin_prefetch(place + across, 0, 3);
-        return load_signs<T>(p_.input_signs, kept_[i] + first + c) ? load(place) : vec<T>{};
+        return load_signs<T>(p_.input_signs, kept_[i] + first + c) ? load_values(place) : vec<T>{};
       };
       transform_tile<F::IN, F::IN>(masked, count, to, step, along, turn);
     } else {
@@ -204,21 +190,23 @@ class TileInput {
   }
 
  private:
-  const WinogradConv<T>& p_;
-  const T* pixel_[F::POINTS];
+  const WinogradConv<S>& p_;
+  const S* pixel_[F::POINTS];
   int64_t kept_[F::POINTS];  // its first element's place among the signs or positions
   Lane<T> tap_[F::POINTS];
 };
 
 // The outputs of one tile.
-template <class F, class T>
+template <class F, class S>
 class TileOutput {
+  using T = wide<S>;
+
  public:
-  TileOutput(const WinogradConv<T>& p, const Tiles<F, T>& all, int64_t index) : p_(p) {
+  TileOutput(const WinogradConv<S>& p, const Tiles<F, S>& all, int64_t index) : p_(p) {
     if (p.pooled)
       all.pooled_outputs(p.output, index, pixel_);
     else
-      all.outputs(p.output, index, static_cast<T*>(nullptr), pixel_);
+      all.outputs(p.output, index, static_cast<S*>(nullptr), pixel_);
   }
 
   // A^T m A + bias, of `count` channels from `first` on, as output_rows says.
@@ -237,7 +225,7 @@ class TileOutput {
         }
 #pragma GCC unroll 3
         for (int x = 0; x < OUT; x += 2) {
-          T* const pixel = pixel_[y / 2 * (OUT / 2) + x / 2];
+          S* const pixel = pixel_[y / 2 * (OUT / 2) + x / 2];
           if (pixel == nullptr) continue;
           Best<T> best(0);
           best.keep(above[x], 0);
@@ -252,7 +240,7 @@ class TileOutput {
       output_rows<F>(from, step, along, count, [&](int y, int64_t c, const vec<T> row[OUT]) __attribute__((always_inline)) {
 #pragma GCC unroll 6
         for (int x = 0; x < OUT; x++) {
-          T* const pixel = pixel_[y * OUT + x];
+          S* const pixel = pixel_[y * OUT + x];
           if (pixel == nullptr) continue;
           __builtin_prefetch(pixel + first + c + OUT * p_.out_channels, 1, 3);
           const vec<T> value = biased(row[x], c);
@@ -267,13 +255,13 @@ class TileOutput {
 
  private:
   // As rectify() (rectify_kernel.h).
-  inline __attribute__((always_inline)) void rectified(T* to, vec<T> value) const {
-    store(to, value < 0 ? vec<T>{} : value);
+  inline __attribute__((always_inline)) void rectified(S* to, vec<T> value) const {
+    store_values(to, value < 0 ? vec<T>{} : value);
     if (p_.output_signs != nullptr) store_signs<T>(p_.output_signs, to - p_.output, bits_of<T>(~(value <= 0)));
   }
 
-  const WinogradConv<T>& p_;
-  T* pixel_[F::OUT * F::OUT];
+  const WinogradConv<S>& p_;
+  S* pixel_[F::OUT * F::OUT];
 };
 
 }  // namespace winograd

@@ -33,8 +33,9 @@ inline __attribute__((always_inline)) void transform_grad_weight(const vec<T> m[
 }
 
 // Both operands of a chunk of tiles, [point][tile][channels].
-template <class T>
+template <class S>
 struct WeightGradPoints {
+  using T = wide<S>;
   int64_t in_stride, out_stride, in_step, out_step;  // from one tile to the next, and from one point to the next
   Scratch<T> inputs, grads;
 
@@ -52,14 +53,14 @@ struct WeightGradPoints {
   }
 
   // Those of the tiles [first, first + count).
-  void transform(const WinogradWeightGrad<T>& p, const Tiles<F4, T>& all, int64_t first, int64_t count) const {
+  void transform(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all, int64_t first, int64_t count) const {
     const auto of_input = [](const vec<T> d[IN], vec<T> to[IN]) __attribute__((always_inline)) { F4::input(d, to); };
     const auto of_grad = [](const vec<T> y[OUT], vec<T> to[IN]) __attribute__((always_inline)) { transform_grad_output(y, to); };
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
-        const T *input[POINTS], *grad[OUT * OUT];
+        const S *input[POINTS], *grad[OUT * OUT];
         all.inputs(p.input, first + t, input);
-        all.outputs(p.grad_output, first + t, static_cast<const T*>(all.zeros.get()), grad);
+        all.outputs(p.grad_output, first + t, static_cast<const S*>(all.zeros.get()), grad);
         tile_points<IN, IN>(input, OUT * p.in_channels, 0, p.in_channels, inputs.get() + t * in_stride, in_step, in_stride, of_input);
         tile_points<OUT, IN>(grad, OUT * p.out_channels, 0, p.out_channels, grads.get() + t * out_stride, out_step, out_stride, of_grad);
       }
@@ -88,8 +89,9 @@ struct WeightGradPoints {
 
 // G^T m G of one output channel and `count` input channels from `in` on; point i of them is at sums + i * step. `more` adds it to what
 // is there.
-template <class T>
-void finish_weight_grad(const WinogradWeightGrad<T>& p, int64_t out, int64_t in, int64_t count, const T* sums, int64_t step, bool more) {
+template <class S>
+void finish_weight_grad(const WinogradWeightGrad<S>& p, int64_t out, int64_t in, int64_t count, const wide<S>* sums, int64_t step, bool more) {
+  using T = wide<S>;
   constexpr int64_t L = lanes<T>;
   const auto& v = p.view;
   int64_t offset[9];
@@ -134,8 +136,9 @@ constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_B
 
 // The sums over a chunk of tiles of a block of channels are finished before they leave the cache, and added to those of the chunks
 // `before`.
-template <class T>
-void weight_grad_by_blocks(const WinogradWeightGrad<T>& p, const WeightGradPoints<T>& points, int64_t tiles, bool before) {
+template <class S>
+void weight_grad_by_blocks(const WinogradWeightGrad<S>& p, const WeightGradPoints<S>& points, int64_t tiles, bool before) {
+  using T = wide<S>;
   const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
   torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
     constexpr int64_t step = OUT_BLOCK * IN_BLOCK + LINE<T>;
@@ -151,14 +154,15 @@ void weight_grad_by_blocks(const WinogradWeightGrad<T>& p, const WeightGradPoint
   });
 }
 
-template <class T>
-void weight_grad(const WinogradWeightGrad<T>& p) {
+template <class S>
+void weight_grad(const WinogradWeightGrad<S>& p) {
+  using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const Tiles<F4, T> all(p);
+  const Tiles<F4, S> all(p);
   const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
-  const WeightGradPoints<T> points(p, most);
+  const WeightGradPoints<S> points(p, most);
   // The sums of all channels, where they are more than the operands, would cost more memory, and more time to read and to write for
   // each chunk, than adding up what is finished.
   if (chunks == 1 || POINTS * p.in_channels * p.out_channels > 2 * CHUNK) {

@@ -120,22 +120,6 @@ class Gpu {
 #endif
 };
 
-// 16-bit numbers are added and compared as float.
-template <class T>
-struct Wide {
-  using type = T;
-};
-template <>
-struct Wide<BFloat16> {
-  using type = float;
-};
-template <>
-struct Wide<Half> {
-  using type = float;
-};
-template <class T>
-using wide = typename Wide<T>::type;
-
 // Batch, channel and position of an element.
 template <class Index>
 struct Coordinates {

@@ -55,7 +55,7 @@ def scratch(op: Any, args: Sequence[Any]) -> list[int]:
     formula = _FORMULAS.get(op)
     if formula is None:
         return []
-    return [args[0].element_size() * count for count in formula(*args) if count]
+    return [_wide(args[0].dtype).itemsize * count for count in formula(*args) if count]
 
 
 class _Conv(NamedTuple):
@@ -150,6 +150,15 @@ class _Conv(NamedTuple):
         return _ceil_div(channels, self.columns) * self.columns
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize == 2 else dtype
+
+
+def _widened(input: Tensor, *counts: int) -> list[int]:
+    """NarrowConv in conv.cpp: 16-bit numbers are copied as float. Where a kernel takes bfloat16, it is too much."""
+    return list(counts) if input.dtype.itemsize == 2 else []
+
+
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -176,13 +185,15 @@ def _conv(
 ) -> list[int]:
     kernel = weight.shape[2:]
     plane = output_size(input.shape[2:], kernel, stride, padding, dilation)
-    conv = _Conv(groups, weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0], input.dtype)
+    conv = _Conv(groups, weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0], _wide(input.dtype))
     winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
     by_rows = groups == 1 and conv.inputs <= 4 and conv.outputs >= 8 and dilation[-1] == 1  # row_conv_serves
+    output = conv.positions * weight.shape[0]
+    copies = _widened(input, weight.numel(), *(() if winograd else (input.numel(), output)))
     if not winograd and (by_rows or conv.in_place(_is_channels_last(input))):
-        return []
-    result = 0 if channels_last else conv.positions * weight.shape[0]
-    return [_transposed(input), result, *(conv.winograd() if winograd else conv.gather())]
+        return copies
+    result = 0 if channels_last else output
+    return [*copies, _transposed(input), result, *(conv.winograd() if winograd else conv.gather())]
 
 
 def _conv_input(
@@ -198,12 +209,14 @@ def _conv_input(
 ) -> list[int]:
     batch = grad_output.shape[0]
     dims = weight.shape[0] // groups, weight.shape[1], weight.shape[2:]
-    conv = _Conv(groups, *dims, input_size, batch, grad_output.dtype)
+    conv = _Conv(groups, *dims, input_size, batch, _wide(grad_output.dtype))
     winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
+    grad_input = conv.positions * conv.outputs * groups
+    copies = _widened(grad_output, weight.numel(), *(() if winograd else (grad_output.numel(), grad_input)))
     if not winograd and conv.in_place(_is_channels_last(grad_output)):
-        return []
-    result = 0 if channels_last else conv.positions * conv.outputs * groups
-    return [_transposed(grad_output), result, *(conv.winograd() if winograd else conv.gather())]
+        return copies
+    result = 0 if channels_last else grad_input
+    return [*copies, _transposed(grad_output), result, *(conv.winograd() if winograd else conv.gather())]
 
 
 def _conv_weight(
@@ -218,12 +231,14 @@ def _conv_weight(
     channels_last: bool,
 ) -> list[int]:
     dims = input.shape[1] // groups, grad_output.shape[1] // groups, kernel_size
-    conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], input.dtype)
+    conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], _wide(input.dtype))
     winograd = conv.by_winograd(algorithm, stride, dilation, WEIGHT_POSITIONS)
     pointwise = prod(kernel_size) == 1  # which only the other two have a kernel for
+    grad_weight = groups * conv.inputs * conv.outputs * prod(kernel_size)
+    copies = _widened(input, grad_weight, *(() if winograd else (input.numel(), grad_output.numel())))
     if not winograd and not pointwise and conv.in_place(_is_channels_last(input)):
-        return []
-    copies = [_transposed(input), _transposed(grad_output)]
+        return copies
+    copies += [_transposed(input), _transposed(grad_output)]
     return [*copies, *(conv.winograd_weight() if winograd else conv.gather_weight())]
 
 
