@@ -44,7 +44,8 @@ ON_GPU = {
     "mebibytes": 1024,  # of the copy
     "cases": 99,  # of a kind, at most
 }
-ON_CPU = {"batch": 2, "size": 32, "style_size": [32], "networks": ["resnet18"], "mebibytes": 16, "cases": 2}
+# Of a resnet18 at 32² the last batch norms see two values, which bfloat16's rounding turns around.
+ON_CPU = {"batch": 2, "size": 64, "style_size": [32], "networks": ["resnet18"], "mebibytes": 16, "cases": 2}
 
 Calls = dict[str, Callable[[], Any]]
 

@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 tests/ddp_worker.py FOLDER
 """
 
 import faulthandler
+import gc
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # its default arguments keep a process group alive that was made before it is imported
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -71,10 +73,10 @@ def main(folder: Path) -> None:
     found = {}
     for scenario, options in SCENARIOS.items():
         torch.manual_seed(rank)  # DDP makes all processes start from the first one's weights
-        model = DistributedDataParallel(build(scenario), **options)
-        found[scenario] = gradients(scenario, model, images, labels)
+        found[scenario] = gradients(scenario, DistributedDataParallel(build(scenario), **options), images, labels)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    gc.collect()  # DistributedDataParallel, a cycle of references: the group's threads end with it, before Python does
 
 
 if __name__ == "__main__":

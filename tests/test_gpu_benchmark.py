@@ -37,7 +37,7 @@ def test_a_trial_measures_every_part_and_fills_the_page(tmp_path: Path) -> None:
         assert bool(entry["bandwidth"]) == (entry["part"] == "poolings")
     text = filled(tmp_path / "gpu.md", figures)
     assert text.count("| max_pool2d 2 |") > 0
-    assert "| resnet18 | 2×3×32×32 | bfloat16 |" in text
+    assert "| resnet18 | 2×3×64×64 | bfloat16 |" in text
     resumed = run("gpu.py", "--device", "cpu", "--json", figures, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert len(json.loads(figures.read_text())["entries"]) == len(file["entries"])
