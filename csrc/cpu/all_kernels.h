@@ -10,6 +10,7 @@
 #include "columns.h"
 #include "depthwise_kernel.h"
 #include "dot_kernel.h"
+#include "column_block.h"
 #include "conv_kernel.h"
 #include "paired_kernel.h"
 #include "weight_grad_kernel.h"

@@ -1,9 +1,6 @@
-// Convolution as blocked im2col: a block of the column matrix is packed, multiplied with packed weights, forgotten.
+// Convolution as blocked im2col: a block of the column matrix (column_block.h) is multiplied with packed weights, and forgotten.
 namespace torchconv {
 namespace TORCHCONV_ISA {
-
-constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block of output positions: the packed block stays in the L2 cache
-constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 
 // The panels of B that a gather multiplies with: TILE_COLUMNS output channels each, of one phase after the other.
 template <class T>
@@ -109,38 +106,31 @@ void locate_rows(const GatherConv<T>& p, S* output, int64_t first, int64_t count
 
 // Rows of the output for a block of positions, and of the panels [panel_begin, panel_end).
 template <class T>
-void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, int64_t first, int64_t count, int64_t panel_begin,
-                  int64_t panel_end, T* packed) {
+void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, ColumnBlock<T>& block, int64_t first, int64_t count,
+                  int64_t panel_begin, int64_t panel_end) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
   const GatherConv<T>& p = panels.p;
-  const Window& w = p.window;
-  const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels;
-  const bool in_place = columns_in_place<T>(w, in_pixel);
-  Corner corner[BLOCK_ROWS];
-  OutputPosition at(w.output, first);
-  for (int64_t i = 0; !in_place && i < count; i++, at.advance(w.output)) corner[i] = corner_of(w, at);
+  const int64_t out_pixel = p.groups * p.out_channels;
+  block.move_to(first, count);
   T* row[BLOCK_ROWS];
   locate_rows(p, p.output, first, count, row);
   for (int64_t group = 0; group < p.groups; group++) {
-    for (int64_t block = 0; block < weight.blocks; block++) {
-      const int64_t begin = block * DEPTH, end = std::min<int64_t>(begin + DEPTH, weight.depth);
-      const T* a = in_place ? p.input + first * in_pixel + group * p.in_channels + begin : packed;
-      const int64_t a_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
-      for (int64_t i = 0; !in_place && i < count; i++)
-        pack_row(w, p.input, in_pixel, group * p.in_channels, p.in_channels, corner[i], begin, end, packed + i * PACKED_STRIDE<T>);
-      for (int64_t panel = panel_begin; panel < panel_end; panel++) {
-        const int64_t column = group * p.out_channels + panels.column(panel), columns = panels.columns(panel);
-        const int64_t to = panels.shift(panel) * out_pixel + column;
-        T start[TILE_COLUMNS<T>] = {};
-        if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
-        const T* b = weight.panel(group, block, panel);
-        for (int64_t i = 0; i < count; i += TILE_ROWS) {
-          const int rows = std::min<int64_t>(TILE_ROWS, count - i);
-          T* c[TILE_ROWS];
-          for (int r = 0; r < rows; r++) c[r] = row[i + r] + to;
-          const auto multiply = in_place ? tile_of<T, LayoutA::rows>(rows) : tile_of<T, LayoutA::packed>(rows);
-          multiply(end - begin, a + i * a_stride, a_stride, b, TILE_COLUMNS<T>, c, columns, block == 0 ? start : nullptr, 0);
+    for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += DEPTH) {
+      block.each_run(group, depth, std::min(depth + DEPTH, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
+        for (int64_t panel = panel_begin; panel < panel_end; panel++) {
+          const int64_t column = group * p.out_channels + panels.column(panel), columns = panels.columns(panel);
+          const int64_t to = panels.shift(panel) * out_pixel + column;
+          T start[N] = {};
+          if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
+          const T* b = weight.panel(group, depth / DEPTH, panel) + (begin - depth) * N;
+          for (const auto& tile : block.tiles()) {
+            T* c[TILE_ROWS];
+            for (int64_t r = 0; r < tile.rows; r++) c[r] = row[tile.first + r] + to;
+            const auto multiply = block.packed() ? tile_of<T, LayoutA::packed>(tile.rows, columns) : tile_of<T, LayoutA::rows>(tile.rows, columns);
+            multiply(end - begin, row_of(tile), distance, b, N, c, columns, begin == 0 ? start : nullptr, 0);
+          }
         }
-      }
+      });
     }
   }
 }
@@ -174,7 +164,7 @@ void gather_by_panels(const Panels<T>& panels) {
             const int64_t rows = std::min<int64_t>(TILE_ROWS, total - t);
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
-            tile_of<T, LayoutA::rows>(rows)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
+            tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
                                             weight.get() + (phase * C + in) * N, N, c, columns, in == 0 ? start : nullptr, 0);
           }
         }
@@ -182,19 +172,6 @@ void gather_by_panels(const Panels<T>& panels) {
     }
   });
 }
-
-// Blocks of positions with as many micro-tiles each as can be. Small feature maps have few; their panels are shared out too. How the
-// work is cut never changes the order in which an output element is summed, so results do not depend on the number of threads.
-struct GatherBlocks {
-  int64_t total, rows, blocks, cuts;
-
-  GatherBlocks(int64_t positions, int64_t panels) : total(positions) {
-    const int64_t tiles = ceil_div(total, TILE_ROWS), threads = torch::stable::get_num_threads();
-    rows = ceil_div(tiles, ceil_div(tiles, ROW_TILES)) * TILE_ROWS;
-    blocks = ceil_div(total, rows);
-    cuts = std::min(panels, ceil_div(4 * threads, blocks));
-  }
-};
 
 template <class T>
 void gather_conv(const GatherConv<T>& p) {
@@ -205,14 +182,12 @@ void gather_conv(const GatherConv<T>& p) {
   const Panels<T> panels(p);
   if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels)) return gather_by_panels(panels);
   const PackedWeight<T> weight = pack_weight(panels);
-  const GatherBlocks work(total, weight.panels);
+  const GatherBlocks work(p.window, total, weight.panels, columns_as<T>(p.window, p.groups, p.in_channels));
   torch::stable::parallel_for(0, work.blocks * work.cuts, 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> packed(BLOCK_ROWS * PACKED_STRIDE<T>);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i / work.cuts * work.rows, cut = i % work.cuts;
-      gather_block(panels, weight, first, std::min(work.rows, total - first), weight.panels * cut / work.cuts,
-                   weight.panels * (cut + 1) / work.cuts, packed.get());
-    }
+    ColumnBlock<T> block(p.window, p.groups, p.in_channels, p.input, PACKED_STRIDE<T>);
+    work.each(begin, end, [&](int64_t first, int64_t count, int64_t panel_begin, int64_t panel_end) {
+      gather_block(panels, weight, block, first, count, panel_begin, panel_end);
+    });
   });
 }
 

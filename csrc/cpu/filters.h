@@ -22,39 +22,42 @@ struct Filters {
   void read(int64_t in, int64_t ins, int64_t out, int64_t outs, T* to, int64_t width) const {
     const T* from = data + in * in_step + out * out_step;
     const int64_t count = taps();
-    bool ascending = true, descending = true;
-    for (int64_t tap = 0; tap < count; tap++) {
-      ascending = ascending && offset[tap] == tap;
-      descending = descending && offset[tap] == offset[0] - tap;
-    }
-    if (ascending && in_step == count) return transpose_matrix(outs, ins * count, from, out_step, to, width);
+    if (count == 0) return;
+    const auto [low, high] = std::minmax_element(offset.begin(), offset.end());
+    const int64_t span = *high - *low + 1;
+    bool ascending = in_step == count;
+    for (int64_t tap = 0; tap < count; tap++) ascending = ascending && offset[tap] == tap;
+    if (ascending) return transpose_matrix(outs, ins * count, from, out_step, to, width);
+    const bool near = in_step >= std::max(out_step, INT64_C(1) * lanes<T>) && 3 * ceil_div(span, lanes<T>) <= count;
     for (int64_t i = 0; i < ins; i++) {
       // What is read beyond a filter's last tap is the next filter's first: not so for the last one of all.
-      if (in_step < std::max(out_step, INT64_C(1) * lanes<T>) || !(ascending || descending) || count < 3 || count > lanes<T> || in + i + 1 >= in_channels)
+      if (near && in + i + 1 < in_channels)
+        read_by_taps(from + i * in_step, *low, span, outs, to + i * count * width, width);
+      else
         for (int64_t tap = 0; tap < count; tap++)
           for (int64_t o = 0; in_step != 1 && o < outs; o++) to[(i * count + tap) * width + o] = from[i * in_step + offset[tap] + o * out_step];
-      else
-        read_by_taps(from + i * in_step, ascending, outs, to + i * count * width, width);
     }
     if (in_step == 1)
       for (int64_t tap = 0; tap < count; tap++) copy_matrix(ins, outs, from + offset[tap], in_step, out_step, to + tap * width, count * width, 1);
   }
 
  private:
-  // One input channel, whose taps are a run in memory: transposed by whole squares, of which only the taps' rows are kept.
-  void read_by_taps(const T* from, bool ascending, int64_t outs, T* to, int64_t width) const {
+  // One input channel, whose taps are near each other: transposed by whole squares of a span of memory, of which the taps' rows are kept.
+  void read_by_taps(const T* from, int64_t low, int64_t span, int64_t outs, T* to, int64_t width) const {
     constexpr int64_t L = lanes<T>;
-    const int64_t count = taps();
-    from += ascending ? 0 : offset[count - 1];
     for (int64_t o = 0; o < outs; o += L) {
-      T square[L * L];
-      const int64_t some = std::min(L, outs - o);
-      if (some == L)
-        transpose_square(from + o * out_step, out_step, square, L);
-      else
-        for (int64_t tap = 0; tap < count; tap++)
-          for (int64_t j = 0; j < some; j++) square[tap * L + j] = from[(o + j) * out_step + tap];
-      for (int64_t tap = 0; tap < count; tap++) copy_run(square + (ascending ? tap : count - 1 - tap) * L, to + tap * width + o, some);
+      for (int64_t first = low; first < low + span; first += L) {
+        T square[L * L];
+        const int64_t some = std::min(L, outs - o), elements = std::min(L, low + span - first);
+        const T* const corner = from + o * out_step + first;
+        if (some == L)
+          transpose_square(corner, out_step, square, L);
+        else
+          for (int64_t i = 0; i < elements; i++)
+            for (int64_t j = 0; j < some; j++) square[i * L + j] = corner[j * out_step + i];
+        for (int64_t tap = 0; tap < taps(); tap++)
+          if (offset[tap] >= first && offset[tap] < first + L) copy_run(square + (offset[tap] - first) * L, to + tap * width + o, some);
+      }
     }
   }
 };

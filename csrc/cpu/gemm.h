@@ -28,13 +28,13 @@ constexpr int TIGHT_STRIDE = 64;
 // [depth][rows], as columns.
 enum class LayoutA { packed, tight, rows, columns };
 
-// Computes ROWS x TILE_COLUMNS. `c` holds a pointer per row. The first `columns` of them are stored.
+// Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored.
 // `start` is what the sum starts from (a bias, or zeros), TILE_COLUMNS values for each row, `start_stride` apart (0: the same for all);
 // null to add the sum to what C holds. Sums of short sums: they err less than one long one.
-template <class T, int ROWS, LayoutA LAYOUT>
+template <class T, int ROWS, LayoutA LAYOUT, int V>
 void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* const* c, int64_t columns,
           const T* start, int64_t start_stride) {
-  constexpr int V = TILE_VECTORS, L = lanes<T>;
+  constexpr int L = lanes<T>;
   vec<T> sum[ROWS][V];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
@@ -50,7 +50,7 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
     } else if constexpr (LAYOUT != LayoutA::columns) {
       // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
 #pragma GCC unroll 2
-      for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * V * L + k * b_stride + j * L, 0, 2);
+      for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * TILE_COLUMNS<T> + k * b_stride + j * L, 0, 2);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
@@ -84,13 +84,32 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
 template <class T>
 using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T* const*, int64_t, const T*, int64_t);
 
-// tile<T, rows, LAYOUT> for a number of rows known at run time, 1 to TILE_ROWS.
+// The tile for numbers of rows and columns known at run time, 1 to TILE_ROWS and TILE_COLUMNS.
 template <class T, LayoutA LAYOUT, int ROWS = TILE_ROWS>
-Tile<T> tile_of(int rows) {
+Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
   if constexpr (ROWS > 1) {
-    if (rows < ROWS) return tile_of<T, LAYOUT, ROWS - 1>(rows);
+    if (rows < ROWS) return tile_of<T, LAYOUT, ROWS - 1>(rows, columns);
   }
-  return tile<T, ROWS, LAYOUT>;
+  if constexpr (LAYOUT != LayoutA::tight) {
+    if (columns <= lanes<T>) return tile<T, ROWS, LAYOUT, 1>;
+  }
+  return tile<T, ROWS, LAYOUT, TILE_VECTORS>;
+}
+
+// Into how many parts to cut each of `items` pieces of work, of so many tiles, that the busiest thread has the least to do. A part takes as
+// long as `extra` tiles besides its own.
+inline int64_t cuts_of(int64_t items, int64_t tiles, double extra) {
+  const int64_t threads = torch::stable::get_num_threads();
+  int64_t best = 1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t cuts = 1; cuts <= std::min(tiles, 4 * threads); cuts++) {
+    const double load = ceil_div(items * cuts, threads) * (ceil_div(tiles, cuts) + extra);
+    if (load < least) {
+      least = load;
+      best = cuts;
+    }
+  }
+  return best;
 }
 
 }  // namespace TORCHCONV_ISA

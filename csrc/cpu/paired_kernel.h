@@ -76,29 +76,21 @@ struct PackedPairs {
 };
 
 // The outputs of a block of positions, of the panels [panel_begin, panel_end).
-inline void gather_block(const Panels<float>& panels, const PackedPairs& weight, const uint16_t* input, BFloat16* output, int64_t first,
-                         int64_t count, int64_t panel_begin, int64_t panel_end, uint16_t* packed, float* sums) {
+inline void gather_block(const Panels<float>& panels, const PackedPairs& weight, ColumnBlock<uint16_t>& block, BFloat16* output, int64_t first,
+                         int64_t count, int64_t panel_begin, int64_t panel_end, float* sums) {
   const GatherConv<float>& p = panels.p;
-  const Window& w = p.window;
-  const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * p.out_channels, width = (panel_end - panel_begin) * N;
-  const bool in_place = columns_in_place<uint16_t>(w, in_pixel);
-  Corner corner[BLOCK_ROWS];
-  OutputPosition at(w.output, first);
-  for (int64_t i = 0; !in_place && i < count; i++, at.advance(w.output)) corner[i] = corner_of(w, at);
+  const int64_t out_pixel = p.groups * p.out_channels, width = (panel_end - panel_begin) * N;
+  block.move_to(first, count);
   BFloat16* row[BLOCK_ROWS];
   locate_rows(p, output, first, count, row);
   for (int64_t group = 0; group < p.groups; group++) {
-    for (int64_t block = 0; block < weight.blocks; block++) {
-      const int64_t begin = block * BLOCK_DEPTH, end = std::min(begin + BLOCK_DEPTH, panels.depth);
-      const uint16_t* a = in_place ? input + first * in_pixel + group * p.in_channels + begin : packed;
-      const int64_t a_stride = in_place ? in_pixel : STRIDE;
-      for (int64_t i = 0; !in_place && i < count; i++)
-        pack_row(w, input, in_pixel, group * p.in_channels, p.in_channels, corner[i], begin, end, packed + i * STRIDE);
-      for (int64_t panel = panel_begin; panel < panel_end; panel++)
-        for (int64_t i = 0; i < count; i += TILE_ROWS)
-          tile_of(std::min<int64_t>(TILE_ROWS, count - i))((end - begin) / 2, a + i * a_stride, a_stride, weight.panel(group, block, panel),
-                                                           sums + i * width + (panel - panel_begin) * N, width, block == 0);
-    }
+    for (int64_t depth = 0; depth == 0 || depth < panels.depth; depth += BLOCK_DEPTH)
+      block.each_run(group, depth, std::min(depth + BLOCK_DEPTH, panels.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
+        for (int64_t panel = panel_begin; panel < panel_end; panel++)
+          for (const auto& tile : block.tiles())
+            tile_of(tile.rows)((end - begin) / 2, row_of(tile), distance, weight.panel(group, depth / BLOCK_DEPTH, panel) + (begin - depth) / 2 * N,
+                               sums + tile.first * width + (panel - panel_begin) * N, width, begin == 0);
+      });
     for (int64_t i = 0; i < count; i++) {
       for (int64_t panel = panel_begin; panel < panel_end; panel++) {
         const int64_t column = group * p.out_channels + panels.column(panel), columns = panels.columns(panel);
@@ -124,15 +116,13 @@ inline void paired_conv(const GatherConv<float>& p, const BFloat16* input, BFloa
   if (total == 0 || p.out_channels == 0) return;
   const Panels<float> panels(p);
   const paired::PackedPairs weight(panels);
-  const GatherBlocks work(total, panels.count);
+  const GatherBlocks work(p.window, total, panels.count, columns_as<uint16_t>(p.window, p.groups, p.in_channels));
   torch::stable::parallel_for(0, work.blocks * work.cuts, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<uint16_t> packed(BLOCK_ROWS * paired::STRIDE);
+    ColumnBlock<uint16_t> block(p.window, p.groups, p.in_channels, reinterpret_cast<const uint16_t*>(input), paired::STRIDE);
     const Scratch<float> sums(BLOCK_ROWS * ceil_div(panels.count, work.cuts) * paired::N);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i / work.cuts * work.rows, cut = i % work.cuts;
-      paired::gather_block(panels, weight, reinterpret_cast<const uint16_t*>(input), output, first, std::min(work.rows, total - first),
-                           panels.count * cut / work.cuts, panels.count * (cut + 1) / work.cuts, packed.get(), sums.get());
-    }
+    work.each(begin, end, [&](int64_t first, int64_t count, int64_t panel_begin, int64_t panel_end) {
+      paired::gather_block(panels, weight, block, output, first, count, panel_begin, panel_end, sums.get());
+    });
   });
 }
 

@@ -41,20 +41,18 @@ void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_
 // The weight gradient is a product whose depth is the positions: grad_output^T [out][position] times the columns.
 // The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
 template <class T>
-void weight_grad(const WeightGrad<T>& p) {
+void weight_grad_by_blocks(const WeightGrad<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   const Window& w = p.window;
   const auto& v = p.view;
   const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
   const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
-  if (p.groups * O * K == 0) return;
-  if (is_depthwise<T>(p)) return depthwise::weight_grad(p);
   const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
   // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
   const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
-  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % N == 0;
-  const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS);
-  const int64_t cuts = std::min(tiles, ceil_div(torch::stable::get_num_threads(), items));
+  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % lanes<T> == 0;
+  const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS), most = ceil_div(O, tiles);
+  const int64_t cuts = cuts_of(items, tiles, in_place ? 0.1 : 0.3);
   Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
   torch::stable::parallel_for(0, items * cuts, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> packed(in_place ? 0 : DEPTH * PACKED_STRIDE<T>);
@@ -63,7 +61,7 @@ void weight_grad(const WeightGrad<T>& p) {
       const int64_t cut = i % cuts, block = i / cuts % blocks, group = i / cuts / blocks % p.groups, sum = i / cuts / blocks / p.groups;
       const int64_t k0 = block * DEPTH, k1 = std::min<int64_t>(k0 + DEPTH, K);
       const int64_t q0 = total * sum / sums, q1 = total * (sum + 1) / sums;
-      const int64_t first = tiles * cut / cuts * TILE_ROWS, last = std::min(O, tiles * (cut + 1) / cuts * TILE_ROWS);
+      const int64_t first = tiles * cut / cuts * most, last = std::min(O, tiles * (cut + 1) / cuts * most);
       T* out = direct ? p.grad_weight + v.start + group * v.group_step : partial.get() + (sum * p.groups + group) * O * K;
       const int64_t out_step = direct ? v.out_step : K;
       if (q0 == q1)
@@ -80,18 +78,36 @@ void weight_grad(const WeightGrad<T>& p) {
         const T* const b = in_place ? p.input + q * in_pixel + group * p.in_channels + k0 : packed.get();
         const int64_t b_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
         for (int64_t k = k0; k < k1; k += N) {
-          for (int64_t o = first; o < last; o += TILE_ROWS) {
-            const int rows = std::min<int64_t>(TILE_ROWS, last - o);
+          const int64_t columns = std::min<int64_t>(N, k1 - k);
+          for (int64_t o = first; o < last; o += most) {
+            const int rows = std::min(most, last - o);
             T* c[TILE_ROWS];
             for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
-            tile_of<T, LayoutA::columns>(rows)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c,
-                                               std::min<int64_t>(N, k1 - k), q == q0 ? zeros : nullptr, 0);
+            tile_of<T, LayoutA::columns>(rows, columns)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c, columns,
+                                                        q == q0 ? zeros : nullptr, 0);
           }
         }
       }
     }
   });
   if (!direct) add_up(p, sums, partial.get(), p.in_channels, 1);
+}
+
+template <class T>
+void weight_grad(const WeightGrad<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const Window& w = p.window;
+  WeightGrad<T> product = p;
+  if (p.groups * p.out_channels * volume(w.kernel) * p.in_channels == 0) return;
+  if (is_depthwise<T>(p)) return depthwise::weight_grad(p);
+  // Of one tap, both operands are alike: the columns are the one that fills their panels better.
+  const bool alike = volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0};
+  if (alike && ceil_div(p.in_channels, N) * p.out_channels > ceil_div(p.out_channels, N) * p.in_channels) {
+    std::swap(product.in_channels, product.out_channels);
+    std::swap(product.input, product.grad_output);
+    std::swap(product.view.in_step, product.view.out_step);
+  }
+  weight_grad_by_blocks(product);
 }
 
 }  // namespace TORCHCONV_ISA

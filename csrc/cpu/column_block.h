@@ -1,0 +1,189 @@
+// The column matrix of a block of output positions, as the micro-kernel reads it: its rows at a constant distance from each other.
+namespace torchconv {
+namespace TORCHCONV_ISA {
+
+constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block: a packed one stays in the L2 cache
+constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
+
+// With one tap, rows are the input's pixels as they lie. Positions next to each other in a picture see, in each line of the kernel, what
+// lies a stride apart: those rows too are in place, in the input's lines or, where the kernel reaches beyond these, in copies of them
+// with zeros at the ends. All others are packed.
+enum class ColumnsAs { pixels, lines, packed };
+
+// Elements that a tap, or a line of taps, has at least, and positions a line, for lines to be worth their short sums and small tiles.
+constexpr int64_t SHORTEST_RUN = 32, SHORTEST_LINE = 6;
+
+// Whether a line of taps is one run, channels in their order.
+inline bool taps_are_run(const Window& w, int64_t groups) { return groups == 1 && w.dilation[2] == 1; }
+
+// Rows that far apart would meet in the same sets of the L1 cache.
+template <class E>
+bool collide(int64_t distance) {
+  return distance * sizeof(E) % 4096 == 0;
+}
+
+template <class E>
+ColumnsAs columns_as(const Window& w, int64_t groups, int64_t channels) {
+  const int64_t pixel = groups * channels;
+  if (columns_in_place<E>(w, pixel)) return ColumnsAs::pixels;
+  const bool pictures = w.kernel[0] == 1 && w.input[0] == 1 && w.output[0] == 1 && w.padding[0] == 0;
+  const bool copied_for_one_tap = volume(w.kernel) <= 1 && collide<E>(w.stride[2] * pixel);
+  const int64_t run = taps_are_run(w, groups) ? w.kernel[2] * channels : channels;
+  return pictures && !copied_for_one_tap && volume(w.kernel) > 0 && run >= SHORTEST_RUN && w.output[2] >= SHORTEST_LINE ? ColumnsAs::lines
+                                                                                                                        : ColumnsAs::packed;
+}
+
+template <class E>
+class ColumnBlock {
+ public:
+  // Rows of the block, which are positions: where they begin, and which line of the block's, and place in it, that is.
+  struct Tile {
+    int64_t first, rows, line, x;
+  };
+
+  // Packed rows are `distance` apart.
+  ColumnBlock(const Window& window, int64_t group_count, int64_t channel_count, const E* activations, int64_t distance)
+      : w(window),
+        channels(channel_count),
+        pixel(group_count * channels),
+        input(activations),
+        as(columns_as<E>(w, group_count, channels)),
+        packed_distance(distance),
+        width((w.output[2] - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1),
+        copied(w.padding[2] > 0 || width - w.padding[2] > w.input[2] || collide<E>(w.stride[2] * pixel)),
+        pitch(copied && collide<E>(w.stride[2] * pixel) ? pixel + LINE<E> : pixel),
+        runs(taps_are_run(w, group_count) && pitch == pixel) {
+    if (as == ColumnsAs::packed) copies.emplace(BLOCK_ROWS * packed_distance);
+    if (as != ColumnsAs::lines) return;
+    const int64_t most = BLOCK_ROWS / w.output[2] + 2, pictures = most / w.output[1] + 2;
+    const int64_t fresh = shares_lines() ? std::min(w.kernel[1], w.stride[1] / w.dilation[1]) : w.kernel[1];  // of a line that isn't a picture's first
+    if (copied) copies.emplace((most * fresh + pictures * w.kernel[1]) * width * pitch);
+    zeros.emplace(width * pitch);
+    zero_run(zeros->get(), width * pitch);
+  }
+
+  bool packed() const { return as == ColumnsAs::packed; }
+  const std::vector<Tile>& tiles() const { return all_tiles; }
+
+  // The positions [first, first + count).
+  void move_to(int64_t from, int64_t count) {
+    first = from;
+    all_tiles.clear();
+    if (as != ColumnsAs::lines) {
+      add_tiles(0, count, 0, 0);
+      OutputPosition at(w.output, first);
+      corners.clear();
+      for (int64_t i = 0; packed() && i < count; i++, at.advance(w.output)) corners.push_back(corner_of(w, at));
+      return;
+    }
+    const int64_t across = w.output[2];
+    for (int64_t i = 0, some; i < count; i += some) {
+      const int64_t x = (first + i) % across;
+      some = std::min(across - x, count - i);
+      add_tiles(i, some, (first + i) / across - first / across, x);
+    }
+    find_lines(first / across, (first + count - 1) / across);
+  }
+
+  // use(from, to, distance, row_of) for runs of the depth [begin, end) of a group: there the row of a tile's first position begins at
+  // row_of(tile), and the next ones' are `distance` apart.
+  template <class F>
+  void each_run(int64_t group, int64_t begin, int64_t end, const F& use) const {
+    const int64_t channel = group * channels;
+    if (as == ColumnsAs::pixels)
+      return use(begin, end, pixel, [&](const Tile& t) { return input + (first + t.first) * pixel + channel + begin; });
+    if (packed()) {
+      for (size_t i = 0; i < corners.size(); i++)
+        pack_row(w, input, pixel, channel, channels, corners[i], begin, end, copies->get() + i * packed_distance);
+      return use(begin, end, packed_distance, [&](const Tile& t) { return copies->get() + t.first * packed_distance; });
+    }
+    const int64_t taps = w.kernel[2], run = runs ? taps * channels : channels;
+    for (int64_t k = begin, next; k < end; k = next) {
+      next = std::min(end, (k / run + 1) * run);
+      const int64_t line = k / channels / taps, place = runs ? k % run : k / run % taps * w.dilation[2] * pitch + channel + k % run;
+      use(k, next, w.stride[2] * pitch, [&](const Tile& t) { return lines[t.line * w.kernel[1] + line] + t.x * w.stride[2] * pitch + place; });
+    }
+  }
+
+ private:
+  // Of about the same size: 16 are 8 and 8, not 14 and 2.
+  void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
+    const int64_t most = ceil_div(count, ceil_div(count, TILE_ROWS));
+    for (int64_t i = 0; i < count; i += most) all_tiles.push_back({from + i, std::min(most, count - i), line, x + i});
+  }
+
+  // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
+  bool shares_lines() const { return w.stride[1] % w.dilation[1] == 0; }
+
+  // What each line of the kernel sees from the lines [begin, end] of the output: the input's line, from where the kernel's first place is.
+  void find_lines(int64_t begin, int64_t end) {
+    const int64_t H = w.input[1], KH = w.kernel[1], S = w.stride[1], D = w.dilation[1];
+    lines.clear();
+    E* to = copied ? copies->get() : nullptr;
+    for (int64_t line = begin; line <= end; line++) {
+      const int64_t picture = line / w.output[1], y = line % w.output[1];
+      for (int64_t k = 0; k < KH; k++) {
+        const int64_t h = y * S - w.padding[1] + k * D;
+        if (h < 0 || h >= H) {
+          lines.push_back(zeros->get());
+        } else if (line > begin && y > 0 && shares_lines() && k + S / D < KH) {
+          lines.push_back(lines[lines.size() - KH + S / D]);  // the output's line before has seen it
+        } else if (!copied) {
+          lines.push_back(input + ((picture * H + h) * w.input[2] - w.padding[2]) * pixel);
+        } else {
+          copy_line(input + (picture * H + h) * w.input[2] * pixel, to);
+          lines.push_back(to);
+          to += width * pitch;
+        }
+      }
+    }
+  }
+
+  void copy_line(const E* line, E* to) const {
+    const int64_t begin = std::clamp<int64_t>(w.padding[2], 0, width), end = std::clamp<int64_t>(w.input[2] + w.padding[2], begin, width);
+    zero_run(to, begin * pitch);
+    zero_run(to + end * pitch, (width - end) * pitch);
+    if (pitch == pixel) return copy_run(line + (begin - w.padding[2]) * pixel, to + begin * pitch, (end - begin) * pixel);
+    for (int64_t x = begin; x < end; x++) copy_run(line + (x - w.padding[2]) * pixel, to + x * pitch, pixel);
+  }
+
+  const Window& w;
+  const int64_t channels, pixel;
+  const E* const input;
+  const ColumnsAs as;
+  const int64_t packed_distance;
+  const int64_t width;  // pixels that a line of the output sees
+  const bool copied;
+  const int64_t pitch;  // from one pixel to the next in the lines
+  const bool runs;      // whether each line of the kernel is a run in them
+  int64_t first = 0;
+  std::vector<Tile> all_tiles;
+  std::vector<Corner> corners;
+  std::vector<const E*> lines;  // [line of the block's][line of the kernel]
+  std::optional<Scratch<E>> copies, zeros;
+};
+
+// Blocks of positions, and their panels in `cuts` parts. How the work is cut never changes the order in which an output element is summed,
+// so results do not depend on the number of threads.
+struct GatherBlocks {
+  int64_t total, unit, units, blocks, panels, cuts;
+
+  GatherBlocks(const Window& w, int64_t positions, int64_t panel_count, ColumnsAs as)
+      : total(positions),
+        unit(as == ColumnsAs::lines && w.output[2] <= BLOCK_ROWS ? w.output[2] : TILE_ROWS),  // whole lines
+        units(ceil_div(total, unit)),
+        blocks(ceil_div(units, BLOCK_ROWS / unit)),
+        panels(panel_count),
+        cuts(cuts_of(blocks, panels, as == ColumnsAs::packed ? 0.3 : 0.1)) {}
+  // run(first, count, panel_begin, panel_end) of each part.
+  template <class F>
+  void each(int64_t begin, int64_t end, const F& run) const {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t block = i / cuts, cut = i % cuts, first = units * block / blocks * unit;
+      run(first, std::min(total, units * (block + 1) / blocks * unit) - first, panels * cut / cuts, panels * (cut + 1) / cuts);
+    }
+  }
+};
+
+}  // namespace TORCHCONV_ISA
+}  // namespace torchconv
