@@ -167,7 +167,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     if (winograd)
       std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, gather.weight, shift, gather.output));
     else
-      kernel.gather_conv(gather);
+      kernel.gather_conv({gather});
     to.finish();
   });
 }
@@ -189,7 +189,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
       return for_each_phase(as_product(p), view, [&](GatherConv<T>& g) {
         g.input = from.data();
         g.output = static_cast<T*>(grad_input.data_ptr());
-        kernel.gather_conv(g);
+        kernel.gather_conv({g});
       });
     }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
@@ -208,17 +208,16 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     if (winograd) {
       std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
     } else {
-      const auto gather = [&](GatherConv<T>& g) {
+      std::vector<GatherConv<T>> phases;
+      if (tiled)
+        phases.push_back(every_phase(p, view));
+      else
+        for_each_phase(p, view, [&](const GatherConv<T>& g) { phases.push_back(g); });
+      for (auto& g : phases) {
         g.input = from.data();
         g.output = to.data();
-        kernel.gather_conv(g);
-      };
-      if (tiled) {
-        GatherConv<T> g = every_phase(p, view);
-        gather(g);
-      } else {
-        for_each_phase(p, view, gather);
       }
+      kernel.gather_conv(phases);
     }
     to.finish();
   });

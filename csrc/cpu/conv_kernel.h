@@ -47,49 +47,63 @@ struct PackedWeight {
   }
 };
 
-// Input channels whose weights are read at a time: more where they are neighbours, as filters are pages apart.
+// The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
 template <class T>
-int64_t channels_at_a_time(const GatherConv<T>& p) {
-  return std::min<int64_t>(p.in_channels, p.weight.in_step == 1 ? 64 : 16);
-}
+struct Phases {
+  const std::vector<Panels<T>> panels;
+  int64_t taps = 0;  // of all of them
 
-// The rows of one panel, of a phase or of each, for `ins` input channels from `in` on, in their order: put(i, k, row) takes row k of
-// panel i.
-template <class T, class F>
-void pack_rows(const Panels<T>& panels, int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) {
-  constexpr int64_t N = TILE_COLUMNS<T>;
-  const GatherConv<T>& p = panels.p;
-  const int64_t taps = panels.taps, C = p.in_channels, outs = panels.columns(panel);
-  if (outs < N) zero_run(chunk, ins * taps * N);
-  Filters<T>(p.weight, panels.kernel, group, C).read(in, ins, panels.column(panel), outs, chunk, N);
-  for (int64_t c = 0; c < ins; c++)
-    for (int64_t tap = 0; tap < taps; tap++)
-      p.every_phase ? put(tap * panels.of_phase + panel, in + c, chunk + (c * taps + tap) * N) : put(panel, tap * C + in + c, chunk + (c * taps + tap) * N);
-}
+  explicit Phases(const std::vector<Panels<T>>& all) : panels(all) {
+    for (const auto& phase : panels) taps += phase.taps;
+  }
+  const GatherConv<T>& conv() const { return panels[0].p; }
+  // Input channels whose weights are read at a time: more where they are neighbours, as filters are pages apart.
+  int64_t channels_at_a_time() const { return std::min<int64_t>(conv().in_channels, conv().weight.in_step == 1 ? 64 : 16); }
+  int64_t chunk() const { return channels_at_a_time() * taps * TILE_COLUMNS<T>; }
 
-// Of all panels of a group: put(group, i, k, row) takes row k of panel i.
-template <class T, class F>
-void pack_panels(const Panels<T>& panels, const F& put) {
+  // The rows of one panel, of each phase, for `ins` input channels from `in` on, in their order: put(phase, i, k, row) takes row k of
+  // panel i.
+  template <class F>
+  void pack(int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) const {
+    constexpr int64_t N = TILE_COLUMNS<T>;
+    const int64_t C = conv().in_channels, outs = panels[0].columns(panel);
+    Filters<T> filters(conv().weight, panels[0].kernel, group, C);
+    for (size_t phase = 1; phase < panels.size(); phase++) filters.add(panels[phase].p.weight, panels[phase].kernel);
+    if (outs < N) zero_run(chunk, ins * taps * N);
+    filters.read(in, ins, panels[0].column(panel), outs, chunk, N);
+    for (int64_t c = 0; c < ins; c++)
+      for (size_t phase = 0; phase < panels.size(); phase++)
+        for (int64_t tap = 0; tap < panels[phase].taps; tap++, chunk += N)
+          panels[phase].p.every_phase ? put(phase, tap * panels[phase].of_phase + panel, in + c, chunk) : put(phase, panel, tap * C + in + c, chunk);
+  }
+
+  // Of all panels and groups: put(phase, group, i, k, row).
+  template <class F>
+  void pack_all(const F& put) const {
+    if (taps == 0) return;
+    const int64_t C = conv().in_channels, of_phase = panels[0].of_phase, step = channels_at_a_time(), chunks = step == 0 ? 0 : ceil_div(C, step);
+    const int64_t grain = std::max<int64_t>(1, 16384 / (chunk() + 1));  // few are packed sooner than a thread wakes up
+    const bool outs_are_neighbours = conv().weight.out_step < conv().weight.in_step;
+    torch::stable::parallel_for(0, conv().groups * of_phase * chunks, grain, [&](int64_t begin, int64_t end) {
+      const Scratch<T> read(chunk());
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t group = i / chunks / of_phase, j = i % (chunks * of_phase);
+        const int64_t panel = outs_are_neighbours ? j % of_phase : j / chunks, in = (outs_are_neighbours ? j / of_phase : j % chunks) * step;
+        pack(group, panel, in, std::min(step, C - in), read.get(), [&](size_t phase, int64_t to, int64_t k, const T* row)
+                                                                       __attribute__((always_inline)) { put(phase, group, to, k, row); });
+      }
+    });
+  }
+};
+
+template <class T>
+std::vector<PackedWeight<T>> pack_weights(const std::vector<Panels<T>>& phases) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const GatherConv<T>& p = panels.p;
-  const int64_t C = p.in_channels, step = channels_at_a_time(p), chunks = step == 0 ? 0 : ceil_div(C, step), run = step * panels.taps * N;
-  const int64_t grain = std::max<int64_t>(1, 16384 / (run + 1));  // few are packed sooner than a thread wakes up
-  torch::stable::parallel_for(0, p.groups * panels.of_phase * chunks, grain, [&](int64_t begin, int64_t end) {
-    const Scratch<T> chunk(run);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t in = i % chunks * step, panel = i / chunks % panels.of_phase, group = i / chunks / panels.of_phase;
-      pack_rows(panels, group, panel, in, std::min(step, C - in), chunk.get(),
-                [&](int64_t to, int64_t k, const T* row) __attribute__((always_inline)) { put(group, to, k, row); });
-    }
+  std::vector<PackedWeight<T>> packed;
+  for (const auto& phase : phases) packed.emplace_back(phase.depth, phase.p.groups, phase.count);
+  Phases<T>(phases).pack_all([&](size_t phase, int64_t group, int64_t panel, int64_t k, const T* row) __attribute__((always_inline)) {
+    copy_run(row, packed[phase].panel(group, k / DEPTH, panel) + k % DEPTH * N, N);
   });
-}
-
-template <class T>
-PackedWeight<T> pack_weight(const Panels<T>& panels) {
-  constexpr int64_t N = TILE_COLUMNS<T>;
-  PackedWeight<T> packed(panels.depth, panels.p.groups, panels.count);
-  pack_panels(panels, [&](int64_t group, int64_t panel, int64_t k, const T* row)
-                          __attribute__((always_inline)) { copy_run(row, packed.panel(group, k / DEPTH, panel) + k % DEPTH * N, N); });
   return packed;
 }
 
@@ -139,19 +153,20 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
 constexpr int64_t FEW_POSITIONS = 256;
 
 template <class T>
-void gather_by_panels(const Panels<T>& panels) {
+void gather_by_panels(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const GatherConv<T>& p = panels.p;
+  const Phases<T> filters({Panels<T>(p)});
+  const Panels<T>& panels = filters.panels[0];
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
-  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = channels_at_a_time(p);
+  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = filters.channels_at_a_time();
   T* row[FEW_POSITIONS];
   locate_rows(p, p.output, 0, total, row);
   torch::stable::parallel_for(0, p.groups * panels.of_phase, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weight(phases * C * N), chunk(step * panels.taps * N);
+    const Scratch<T> weight(phases * C * N), chunk(filters.chunk());
     for (int64_t i = begin; i < end; i++) {
       const int64_t group = i / panels.of_phase, first = i % panels.of_phase;
       for (int64_t in = 0; in < C; in += step)
-        pack_rows(panels, group, first, in, std::min(step, C - in), chunk.get(), [&](int64_t panel, int64_t k, const T* row) {
+        filters.pack(group, first, in, std::min(step, C - in), chunk.get(), [&](size_t, int64_t panel, int64_t k, const T* row) {
           copy_run(row, weight.get() + (panel / panels.of_phase * C + k) * N, N);
         });
       const int64_t column = group * p.out_channels + panels.column(first), columns = panels.columns(first);
@@ -174,21 +189,35 @@ void gather_by_panels(const Panels<T>& panels) {
 }
 
 template <class T>
-void gather_conv(const GatherConv<T>& p) {
-  const int64_t total = p.batch * volume(p.window.output);
-  if (total == 0 || p.out_channels == 0) return;
-  if (is_depthwise<T>(p)) return depthwise::conv(p);
-  if (dot::serves(p)) return dot::conv(p);
-  const Panels<T> panels(p);
-  if (total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels)) return gather_by_panels(panels);
-  const PackedWeight<T> weight = pack_weight(panels);
-  const GatherBlocks work(p.window, total, weight.panels, columns_as<T>(p.window, p.groups, p.in_channels));
+void gather_by_blocks(const Panels<T>& panels, const PackedWeight<T>& weight) {
+  const GatherConv<T>& p = panels.p;
+  const GatherBlocks work(p.window, p.batch * volume(p.window.output), weight.panels, columns_as<T>(p.window, p.groups, p.in_channels));
   torch::stable::parallel_for(0, work.blocks * work.cuts, 1, [&](int64_t begin, int64_t end) {
     ColumnBlock<T> block(p.window, p.groups, p.in_channels, p.input, PACKED_STRIDE<T>);
     work.each(begin, end, [&](int64_t first, int64_t count, int64_t panel_begin, int64_t panel_end) {
       gather_block(panels, weight, block, first, count, panel_begin, panel_end);
     });
   });
+}
+
+// The phases of a convolution's input gradient, or the one of a forward pass.
+template <class T>
+void gather_conv(const std::vector<GatherConv<T>>& phases) {
+  std::vector<Panels<T>> by_blocks;
+  for (const GatherConv<T>& p : phases) {
+    const int64_t total = p.batch * volume(p.window.output);
+    if (total == 0 || p.out_channels == 0) continue;
+    if (is_depthwise<T>(p))
+      depthwise::conv(p);
+    else if (dot::serves(p))
+      dot::conv(p);
+    else if (phases.size() == 1 && total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels))
+      gather_by_panels(p);
+    else
+      by_blocks.emplace_back(p);
+  }
+  const std::vector<PackedWeight<T>> weights = pack_weights(by_blocks);
+  for (size_t i = 0; i < by_blocks.size(); i++) gather_by_blocks(by_blocks[i], weights[i]);
 }
 
 }  // namespace TORCHCONV_ISA

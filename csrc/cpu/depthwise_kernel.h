@@ -284,7 +284,7 @@ void weight_grad(const WeightGrad<T>& p) {
   });
   const Filters<T> filters(p.view, w.kernel, 0, 1);
   for (int64_t tap = 0; tap < taps; tap++) {
-    T* to = p.grad_weight + p.view.start + filters.offset[tap];
+    T* to = p.grad_weight + filters.offset[tap];
     for (int64_t c = 0; c < C; c++) {
       T total = 0;
       for (int64_t sum = 0; sum < sums; sum++) total += partial.get()[(sum * taps + tap) * width + (c < whole ? c : whole + c - last)];

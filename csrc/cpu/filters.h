@@ -10,10 +10,14 @@ struct Filters {
   std::vector<int64_t> offset;
 
   Filters(const WeightView<T>& v, const Extent& kernel, int64_t group, int64_t ins)
-      : data(v.data + v.start + group * v.group_step), in_channels(ins), in_step(v.in_step), out_step(v.out_step) {
+      : data(v.data + group * v.group_step), in_channels(ins), in_step(v.in_step), out_step(v.out_step) {
+    add(v, kernel);
+  }
+  // More taps of the same filters.
+  void add(const WeightView<T>& v, const Extent& kernel) {
     for (int64_t kd = 0; kd < kernel[0]; kd++)
       for (int64_t kh = 0; kh < kernel[1]; kh++)
-        for (int64_t kw = 0; kw < kernel[2]; kw++) offset.push_back(kd * v.step[0] + kh * v.step[1] + kw * v.step[2]);
+        for (int64_t kw = 0; kw < kernel[2]; kw++) offset.push_back(v.start + kd * v.step[0] + kh * v.step[1] + kw * v.step[2]);
   }
   int64_t taps() const { return static_cast<int64_t>(offset.size()); }
 
@@ -26,19 +30,21 @@ struct Filters {
     const auto [low, high] = std::minmax_element(offset.begin(), offset.end());
     const int64_t span = *high - *low + 1;
     bool ascending = in_step == count;
-    for (int64_t tap = 0; tap < count; tap++) ascending = ascending && offset[tap] == tap;
-    if (ascending) return transpose_matrix(outs, ins * count, from, out_step, to, width);
+    for (int64_t tap = 0; tap < count; tap++) ascending = ascending && offset[tap] == offset[0] + tap;
+    if (ascending) return transpose_matrix(outs, ins * count, from + offset[0], out_step, to, width);
     const bool near = in_step >= std::max(out_step, INT64_C(1) * lanes<T>) && 3 * ceil_div(span, lanes<T>) <= count;
+    if (in_step == 1 || out_step == 1) {
+      for (int64_t tap = 0; tap < count; tap++) copy_matrix(ins, outs, from + offset[tap], in_step, out_step, to + tap * width, count * width, 1);
+      return;
+    }
     for (int64_t i = 0; i < ins; i++) {
       // What is read beyond a filter's last tap is the next filter's first: not so for the last one of all.
       if (near && in + i + 1 < in_channels)
         read_by_taps(from + i * in_step, *low, span, outs, to + i * count * width, width);
       else
         for (int64_t tap = 0; tap < count; tap++)
-          for (int64_t o = 0; in_step != 1 && o < outs; o++) to[(i * count + tap) * width + o] = from[i * in_step + offset[tap] + o * out_step];
+          for (int64_t o = 0; o < outs; o++) to[(i * count + tap) * width + o] = from[i * in_step + offset[tap] + o * out_step];
     }
-    if (in_step == 1)
-      for (int64_t tap = 0; tap < count; tap++) copy_matrix(ins, outs, from + offset[tap], in_step, out_step, to + tap * width, count * width, 1);
   }
 
  private:

@@ -43,7 +43,7 @@ using Transpose = void (*)(int64_t batch, int64_t rows, int64_t columns, const T
 
 template <class T>
 struct ConvKernels {
-  void (*gather_conv)(const GatherConv<T>&);
+  void (*gather_conv)(const std::vector<GatherConv<T>>& phases);
   void (*weight_grad)(const WeightGrad<T>&);
   // The same two for few input channels, of activations as they are; and whether that is faster.
   void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);

@@ -64,7 +64,7 @@ struct PackedPairs {
   explicit PackedPairs(const Panels<float>& all)
       : blocks(std::max<int64_t>(1, ceil_div(all.depth, BLOCK_DEPTH))), panels(all.count), data(all.p.groups * blocks * panels * DEPTH * N + DEPTH * N) {
     // A channel and the next one are of the same tap, and come in turn.
-    pack_panels(all, [&](int64_t group, int64_t panel, int64_t k, const float* row) {
+    Phases<float>({all}).pack_all([&](size_t, int64_t group, int64_t panel, int64_t k, const float* row) {
       uint32_t* const to = this->panel(group, k / BLOCK_DEPTH, panel) + k % BLOCK_DEPTH / 2 * N;
       for (int64_t j = 0; j < N; j += lanes<float>) {
         const auto bits = reinterpret_cast<vec<uint32_t>>(load(row + j));  // those of a bfloat16, and zeros

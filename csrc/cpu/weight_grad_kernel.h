@@ -47,7 +47,8 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
   const auto& v = p.view;
   const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
   const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
-  const int64_t sums = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
+  const int64_t wanted = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
+  const int64_t sums = wanted == 1 ? 1 : ceil_div(wanted, 2) * 2;  // an even number, as that of threads mostly is
   // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
   const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
   const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % lanes<T> == 0;

@@ -144,6 +144,7 @@ class _Conv(NamedTuple):
         depth = prod(self.kernel) * self.inputs
         most = max(1, self.positions // SHORTEST_SUM)
         sums = min(max(_ceil_div(SUMS, self.groups * _ceil_div(depth, DEPTH)), 1), most)
+        sums += sums > 1 and sums % 2
         return [sums * self.groups * self.outputs * depth]
 
     def _whole(self, channels: int) -> int:
