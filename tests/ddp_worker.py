@@ -75,8 +75,8 @@ def main(folder: Path) -> None:
         torch.manual_seed(rank)  # DDP makes all processes start from the first one's weights
         found[scenario] = gradients(scenario, DistributedDataParallel(build(scenario), **options), images, labels)
     torch.save(found, folder / f"{rank}.pt")
+    gc.collect()  # DistributedDataParallel, a cycle of references, so that the group's threads end with the group
     dist.destroy_process_group()
-    gc.collect()  # DistributedDataParallel, a cycle of references: the group's threads end with it, before Python does
 
 
 if __name__ == "__main__":

@@ -260,10 +260,11 @@ def test_metrics_after_the_checkpoint_are_written_anew(tmp_path: Path) -> None:
 def test_two_processes_reach_the_weights_of_one_with_the_joined_batch(run: Callable[..., str], tmp_path: Path) -> None:
     # 359 is odd, and leaves a last batch of one picture, of which one process has none.
     how = ["--optimizer", "sgd", "--lr", "0.1", "--batch-size", "359", "--max-steps", "10", "--shift", "1"]
-    # Threads of the process group that live until Python is torn down can abort it.
+    # Threads of the process group that live until Python is torn down can abort it; a process that hangs says where.
     script = tmp_path / "train_and_look.py"
     script.write_text(
-        f"import pathlib, sys\nsys.path.insert(0, {str(SCRIPT.parent)!r})\nimport train\nassert train.main() == 0\n"
+        "import faulthandler, pathlib, sys\nfaulthandler.dump_traceback_later(180, exit=True)\n"
+        f"sys.path.insert(0, {str(SCRIPT.parent)!r})\nimport train\nassert train.main() == 0\n"
         "threads = [path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
         "assert not [name for name in threads if 'gloo' in name], threads\n"
     )

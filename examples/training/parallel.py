@@ -99,7 +99,8 @@ def processes(device: str) -> Iterator[Processes]:
     try:
         yield Processes(dist.get_rank(), world, place)
     finally:
-        dist.destroy_process_group()
-        # Its threads end with its last user, DistributedDataParallel, which is in a cycle of references. One that drops
-        # a tensor while Python is torn down aborts it.
+        # The group's threads must end with it: one that drops a tensor while Python is torn down aborts the process. So
+        # DistributedDataParallel goes first, a cycle of references that holds the group: were it the last to, it would
+        # wait for the threads with Python's lock in its hand, and they for the lock.
         gc.collect()
+        dist.destroy_process_group()
