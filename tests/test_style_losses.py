@@ -29,6 +29,19 @@ def test_content_loss_is_the_mean_squared_difference() -> None:
         loss(x[..., :4])
 
 
+def test_content_loss_is_differentiable_twice_and_keeps_nothing_of_its_own() -> None:
+    target, x = random(1, 4, 3, 5), random(1, 4, 3, 5, seed=1).requires_grad_()
+    loss = ContentLoss(target)
+    assert torch.autograd.gradcheck(loss, x)
+    assert torch.autograd.gradgradcheck(loss, x)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor
+    ):
+        loss(x)
+    assert set(kept) == {x.data_ptr(), loss.target.data_ptr()}
+
+
 def test_style_loss_is_a_weighted_sum_over_styles_of_any_size() -> None:
     styles = [random(1, 4, 3, 5), random(1, 4, 6, 2, seed=1)]
     grams = [gram_matrix(style) for style in styles]

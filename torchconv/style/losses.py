@@ -1,11 +1,34 @@
 """Content and style losses, usable alone on the activations of any network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from torchconv.style.gram import gram_matrix
+
+
+class _MeanSquare(Function):
+    """The mean squared difference of features and a target: 2 (features - target) / their number backward.
+
+    Nothing else is kept, and one more tensor of their size is there while it computes. On channels-last features it is
+    three times as fast as torch's mse_loss.
+    """
+
+    @staticmethod
+    def forward(features: Tensor, target: Tensor) -> Tensor:
+        return (features - target).square_().mean()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        features, target = ctx.saved_tensors
+        return (features - target).mul_(grad_output * 2 / features.numel()), None
 
 
 class ContentLoss(nn.Module):
@@ -30,8 +53,8 @@ class ContentLoss(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if features.shape != self.target.shape:
             raise ValueError(f"features: expected the shape {tuple(self.target.shape)}, got {tuple(features.shape)}")
-        # Three times as fast as torch's mse_loss on channels-last features, and backward.
-        return (features - self.target).square().mean()
+        loss: Tensor = _MeanSquare.apply(features, self.target)
+        return loss
 
 
 class StyleLoss(nn.Module):
