@@ -210,7 +210,7 @@ void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
           bool inside = 0 <= d && d + span(0) < w.input[0] && 0 <= h && h + span(1) < w.input[1];
           for (int64_t x = 0; x < width; x++) inside &= static_cast<uint64_t>(position[q + x]) < static_cast<uint64_t>(taps);
           const int64_t begin_inside = inside ? first : width, end_inside = inside ? last : width;
-          wide<T>* const corner = sum + (d * w.input[1] + h) * w.input[2] - w.padding[2];
+          const int64_t corner = (d * w.input[1] + h) * w.input[2] - w.padding[2];  // an index: it may lie outside of the plane
           const auto add = [&](int64_t x) {
             const int64_t tap = position[q + x];
             int64_t to = -1;
@@ -218,13 +218,13 @@ void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
               to = picked(w, q + x, tap);
             } else if (const Extent& s = step[tap]; within(d + s[0], w.input[0]) && within(h + s[1], w.input[1]) &&
                                                     within(x * stride - w.padding[2] + s[2], w.input[2])) {
-              to = corner - sum + x * stride + offset[tap];
+              to = corner + x * stride + offset[tap];
             }
             if (to >= 0) sum[to] += static_cast<wide<T>>(value[q + x]);
           };
           for (int64_t x = 0; x < begin_inside; x++) add(x);
           for (int64_t x = begin_inside; x < end_inside; x++)
-            corner[x * stride + offset[position[q + x]]] += static_cast<wide<T>>(value[q + x]);
+            sum[corner + x * stride + offset[position[q + x]]] += static_cast<wide<T>>(value[q + x]);
           for (int64_t x = end_inside; x < width; x++) add(x);
         }
       }
