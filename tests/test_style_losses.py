@@ -34,6 +34,9 @@ def test_content_loss_is_differentiable_twice_and_keeps_nothing_of_its_own() -> 
     loss = ContentLoss(target)
     assert torch.autograd.gradcheck(loss, x)
     assert torch.autograd.gradgradcheck(loss, x)
+    pictures = random(5, 1, 4, 3, 5, seed=2)
+    expected = 2 * (pictures - target) / target.numel()
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(pictures), expected)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor

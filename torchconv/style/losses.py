@@ -14,12 +14,14 @@ class _MeanSquare(Function):
     """The mean squared difference of features and a target: 2 (features - target) / their number backward.
 
     Nothing else is kept, and one more tensor of their size is there while it computes. On channels-last features it is
-    three times as fast as torch's mse_loss.
+    about twice as fast as torch's mse_loss.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(features: Tensor, target: Tensor) -> Tensor:
-        return (features - target).square_().mean()
+        return (features - target).pow_(2).mean()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
