@@ -108,6 +108,22 @@ def test_pooling_and_columns(isa: str, format: torch.memory_format, channels: in
         assert_close(col2im(columns, (6, width), 3, padding=1), back.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("save", [True, False], ids=["saving", "not_saving"])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (2, 1), (3, 2), (3, 1), (4, 3)])
+def test_max_pooling_of_special_values(isa: str, kernel: int, stride: int, save: bool, dtype: torch.dtype) -> None:
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, -torch.inf, 1.0, 2.0], dtype=dtype)
+    window = ([kernel] * 2, [stride] * 2, [1, 1], [1, 1], False)
+    for shape, channels_last in (((2, 3, 6, 37), False), ((2, 3, 5, 8), False), ((2, 37, 6, 5), True)):
+        input = special[filled(shape, seed=9).mul(4).round().remainder(8).long()]
+        output, positions = torch.ops.torchconv.max_pool(input, *window, save, channels_last)
+        expected, places = reference.max_pool(input, *window)
+        assert_close(output, expected, rtol=0, atol=0, equal_nan=True)
+        number = ~expected.isnan()
+        assert torch.equal(output.signbit()[number], expected.signbit()[number])  # a zero keeps its sign
+        assert torch.equal(positions, places) if save else positions.numel() == 0
+
+
 # Vectors run along the width, or channels-last along the channels.
 BOXES = [(3, width, False) for width in (2, 5, 15, 16, 17, 33)] + [(c, 5, True) for c in (1, 3, 15, 16, 17, 64, 65, 83)]
 

@@ -207,6 +207,14 @@ def test_saves_a_byte_per_window_up_to_256_taps(kernel: int, dtype: torch.dtype)
     assert saved == []
 
 
+@pytest.mark.parametrize("needed", [True, False])
+def test_finds_positions_only_where_a_gradient_needs_them(needed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    max_pool, asked = ops.max_pool, []
+    monkeypatch.setattr(ops, "max_pool", lambda *args: asked.append(args[-1]) or max_pool(*args))
+    max_pool2d(filled((2, 3, 7, 8)).requires_grad_(needed), 2)
+    assert asked == [needed]
+
+
 def test_lets_go_of_the_input() -> None:
     hidden = leaf(filled((2, 3, 7, 8))) * 2
     alive = weakref.ref(hidden)

@@ -1,37 +1,23 @@
-// Max pooling and the two linear maps of its derivative. Ties go to the first maximum, a NaN wins (the last one, as in
-// torch), and the padding is -inf that nobody can pick: the position starts at the first tap inside the input.
+// Max pooling. Ties go to the first maximum, a NaN wins (the last one, as in torch), and the padding is -inf that nobody can pick:
+// the position starts at the first tap inside the input.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
-// The first `count` of a vector.
-template <class T, class Position>
-inline __attribute__((always_inline)) void store_best(T* output, Position* positions, Values<T> values, Indices<T> indices, int64_t count) {
+// The first `count` of a vector, and their positions where those are saved.
+template <bool SAVE, class T, class Position>
+inline __attribute__((always_inline)) void store_best(T* output, Position* positions, const Best<T>& best, int64_t count) {
   constexpr int64_t L = lanes<wide<T>>;
   if (count >= L) {
-    store_values(output, values);
-    if (positions != nullptr) store_positions<T>(positions, indices);
+    store_values(output, best.value);
+    if constexpr (SAVE) store_positions<T>(positions, best.position);
     return;
   }
-  T some[L];
-  Position picked[L];
-  store_values(some, values);
-  store_positions<T>(picked, indices);
-  std::memcpy(static_cast<void*>(output), some, count * sizeof(T));
-  if (positions != nullptr) std::memcpy(positions, picked, count * sizeof(Position));
-}
-
-// The even elements of two vectors that follow each other.
-template <class V, int... I>
-inline __attribute__((always_inline)) V even_elements(V first, V second, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(first, second, (2 * I)...);
-}
-
-// Elements 0, STRIDE, ..., for a stride of 1 or 2. The last element read is number STRIDE * lanes - 1.
-template <class T, int STRIDE>
-inline __attribute__((always_inline)) Values<T> load_strided(const T* from) {
-  constexpr int L = lanes<wide<T>>;
-  if constexpr (STRIDE == 1) return load_values(from);
-  return even_elements(load_values(from), load_values(from + L), std::make_integer_sequence<int, L>{});
+  store_some(output, best.value, count);
+  if constexpr (SAVE) {
+    Position picked[L];
+    store_positions<T>(picked, best.position);
+    std::memcpy(positions, picked, count * sizeof(Position));
+  }
 }
 
 // Taps k of dimension i with 0 <= start + k * dilation < input.
@@ -45,101 +31,168 @@ inline TapRange taps_inside(const Window& w, int i, int64_t start) {
   return {std::min(begin, w.kernel[i] - 1), std::min(end, w.kernel[i])};
 }
 
-// One window and one channel, its taps `step` apart.
-template <class T, class Position>
-inline void pool_one(const Window& w, const TapRange& ds, const TapRange& hs, const TapRange& xs, const T* from, const Extent& step,
-                     T* output, Position* position) {
-  wide<T> best = -std::numeric_limits<wide<T>>::infinity();
-  int64_t at = (ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + xs.begin;
+// Those of a window, and the elements between two of them.
+struct Taps {
+  std::array<TapRange, RANK> inside;
+  Extent step;
+
+  bool whole(const Window& w, int i) const { return inside[i].end - inside[i].begin == w.kernel[i]; }
+  int64_t first(const Window& w) const { return (inside[0].begin * w.kernel[1] + inside[1].begin) * w.kernel[2] + inside[2].begin; }
+  int64_t last_offset() const {
+    return (inside[0].end - 1) * step[0] + (inside[1].end - 1) * step[1] + (inside[2].end - 1) * step[2];
+  }
+};
+
+// Calls visit(offset of the tap's row, place in the row, index). Whole planes of K x K taps are unrolled; K is 0 for any others.
+template <int K, class Visit>
+inline __attribute__((always_inline)) void for_each_tap(const Window& w, const Taps& taps, const Visit& visit) {
+  const auto& [ds, hs, xs] = taps.inside;
   for (int64_t kd = ds.begin; kd < ds.end; kd++) {
-    for (int64_t kh = hs.begin; kh < hs.end; kh++) {
-      for (int64_t kw = xs.begin; kw < xs.end; kw++) {
-        const wide<T> value = from[kd * step[0] + kh * step[1] + kw * step[2]];
-        if (value > best || value != value) best = value, at = (kd * w.kernel[1] + kh) * w.kernel[2] + kw;
-      }
+    if constexpr (K > 0) {
+#pragma GCC unroll 3
+      for (int kh = 0; kh < K; kh++)
+#pragma GCC unroll 3
+        for (int kw = 0; kw < K; kw++) visit(kd * taps.step[0] + kh * taps.step[1], kw, (kd * K + kh) * K + kw);
+    } else {
+      for (int64_t kh = hs.begin; kh < hs.end; kh++)
+        for (int64_t kw = xs.begin; kw < xs.end; kw++) visit(kd * taps.step[0] + kh * taps.step[1], kw, (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
     }
   }
-  *output = static_cast<T>(best);
-  if (position != nullptr) *position = static_cast<Position>(at);
 }
 
-template <class T, class Position>
-void pool_channels_last(const Pool<T, Position>& p) {
+// Calls f with the K of for_each_tap as a constant.
+template <class F>
+inline __attribute__((always_inline)) void unrolled(const Window& w, bool whole, const F& f) {
+  const int64_t K = whole && w.kernel[1] == w.kernel[2] ? w.kernel[2] : 0;
+  if (K == 2) return f(std::integral_constant<int, 2>{});
+  if (K == 3) return f(std::integral_constant<int, 3>{});
+  f(std::integral_constant<int, 0>{});
+}
+
+// One window and one channel.
+template <bool SAVE, class T, class Position>
+inline void pool_one(const Window& w, const Taps& taps, const T* corner, T* output, Position* position) {
+  wide<T> best = -std::numeric_limits<wide<T>>::infinity();
+  int64_t at = taps.first(w);
+  for_each_tap<0>(w, taps, [&](int64_t row, int64_t kw, int64_t index) {
+    const wide<T> value = corner[row + kw * taps.step[2]];
+    if (value > best || value != value) best = value, at = index;
+  });
+  *output = static_cast<T>(best);
+  if constexpr (SAVE) *position = static_cast<Position>(at);
+}
+
+// One window and all channels.
+template <int K, bool SAVE, class T, class Position>
+inline __attribute__((always_inline)) void pool_pixel(const Window& w, const Taps& taps, const T* corner, const T* behind, int64_t C,
+                                                      T* output, Position* positions) {
   constexpr int64_t L = lanes<wide<T>>;
+  // A last vector may read on into the next pixel, but not from `behind` on.
+  const int64_t vectors = std::min(ceil_div(C, L), (behind - corner - taps.last_offset()) / L);
+  int64_t c = 0;
+  for (; c < vectors * L; c += L) {
+    Best<T> best(taps.first(w));
+    for_each_tap<K>(w, taps, [&](int64_t row, int64_t kw, int64_t index) { best.keep(load_values(corner + row + kw * taps.step[2] + c), index); });
+    store_best<SAVE>(output + c, SAVE ? positions + c : nullptr, best, C - c);
+  }
+  for (; c < C; c++) pool_one<SAVE>(w, taps, corner + c, output + c, SAVE ? positions + c : nullptr);
+}
+
+template <bool SAVE, class T, class Position>
+void pool_channels_last(const Pool<T, Position>& p) {
   const Window& w = p.window;
-  const int64_t C = p.channels;
-  const Extent step{w.dilation[0] * w.input[1] * w.input[2] * C, w.dilation[1] * w.input[2] * C, w.dilation[2] * C};
+  const int64_t C = p.channels, width = w.output[2];
+  const Extent rows{w.output[0], w.output[1], 1};
   const T* behind = p.input + p.batch * volume(w.input) * C;
-  const int64_t ahead = w.stride[2] * C;  // the next window's pixel
-  torch::stable::parallel_for(0, p.batch * volume(w.output), std::max<int64_t>(1, 4096 / (C + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; q++) {
-      const Corner at = corner_of(w, q);
-      const TapRange ds = taps_inside(w, 0, at.depth), hs = taps_inside(w, 1, at.height), xs = taps_inside(w, 2, at.width);
-      const T* corner = p.input + (((at.batch * w.input[0] + at.depth) * w.input[1] + at.height) * w.input[2] + at.width) * C;
-      const T* last = corner + (ds.end - 1) * step[0] + (hs.end - 1) * step[1] + (xs.end - 1) * step[2];
-      int64_t c = 0;
-      for (; c < C && last + c + L <= behind; c += L) {  // a last vector may read on into the next pixel
-        Best<T> best((ds.begin * w.kernel[1] + hs.begin) * w.kernel[2] + xs.begin);
-        for (int64_t kd = ds.begin; kd < ds.end; kd++)
-          for (int64_t kh = hs.begin; kh < hs.end; kh++)
-            for (int64_t kw = xs.begin; kw < xs.end; kw++) {
-              const T* from = corner + kd * step[0] + kh * step[1] + kw * step[2] + c;
-              __builtin_prefetch(from + ahead);
-              best.keep(load_values(from), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
-            }
-        store_best(p.output + q * C + c, p.positions == nullptr ? nullptr : p.positions + q * C + c, best.value, best.position, C - c);
+  torch::stable::parallel_for(0, p.batch * volume(rows), std::max<int64_t>(1, 4096 / (C * width + 1)), [&](int64_t begin, int64_t end) {
+    OutputPosition at(rows, begin);
+    for (int64_t row = begin; row < end; row++, at.advance(rows)) {
+      const Corner corner = corner_of(w, at);
+      const T* from = p.input + ((corner.batch * w.input[0] + corner.depth) * w.input[1] + corner.height) * w.input[2] * C;
+      Taps taps{{taps_inside(w, 0, corner.depth), taps_inside(w, 1, corner.height), {}},
+                {w.dilation[0] * w.input[1] * w.input[2] * C, w.dilation[1] * w.input[2] * C, w.dilation[2] * C}};
+      for (int64_t x = 0, start = corner.width; x < width; x++, start += w.stride[2]) {
+        taps.inside[2] = taps_inside(w, 2, start);
+        const int64_t to = (row * width + x) * C;
+        unrolled(w, taps.whole(w, 1) && taps.whole(w, 2), [&](auto K) {
+          pool_pixel<K, SAVE>(w, taps, from + start * C, behind, C, p.output + to, SAVE ? p.positions + to : nullptr);
+        });
       }
-      for (; c < C; c++)
-        pool_one(w, ds, hs, xs, corner + c, step, p.output + q * C + c, p.positions == nullptr ? nullptr : p.positions + q * C + c);
     }
   });
 }
 
+// The even elements of two vectors that follow each other.
+template <class V, int... I>
+inline __attribute__((always_inline)) V even_elements(V first, V second, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(first, second, (2 * I)...);
+}
+
+template <class V, int... I>
+inline __attribute__((always_inline)) V odd_elements(V first, V second, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(first, second, (2 * I + 1)...);
+}
+
+// Elements at, at + STRIDE, ..., for a stride of 1 or 2. The last element read is number at + STRIDE * lanes - 1. Where `at` is a
+// constant, an even tap and the odd one behind it share their loads.
+template <int STRIDE, bool CONSTANT, class T>
+inline __attribute__((always_inline)) Values<T> load_strided(const T* from, int64_t at) {
+  constexpr int L = lanes<wide<T>>;
+  if constexpr (STRIDE == 1) return load_values(from + at);
+  constexpr auto all = std::make_integer_sequence<int, L>{};
+  if (CONSTANT && at % 2 == 1) return odd_elements(load_values(from + at - 1), load_values(from + at - 1 + L), all);
+  return even_elements(load_values(from + at), load_values(from + at + L), all);
+}
+
 // Positions [begin, end) of an output row, all of whose taps lie inside, by vectors; returns where it stopped. A last vector may read
-// on into the next row, but not from `behind` on.
-template <class T, int STRIDE, class Position>
-int64_t pool_row(const Window& w, const TapRange& ds, const TapRange& hs, const T* corner, const T* behind, const Extent& step,
-                 int64_t begin, int64_t end, T* output, Position* positions) {
+// on into the next row, but not from `behind` on, and write on over results to come: there is room for those before `room`.
+template <int K, bool SAVE, int STRIDE, class T, class Position>
+inline __attribute__((always_inline)) int64_t pool_row(const Window& w, const Taps& taps, const T* corner, const T* behind, int64_t begin,
+                                                       int64_t end, int64_t room, T* output, Position* positions) {
   constexpr int64_t L = lanes<wide<T>>;
-  const T* last = corner + (ds.end - 1) * step[0] + (hs.end - 1) * step[1] + (w.kernel[2] - 1) * step[2] + STRIDE * L;
+  const int64_t readable = behind - corner - taps.last_offset() - STRIDE * L;
+  const int64_t step = K > 0 ? 1 : taps.step[2];
   int64_t x = begin;
-  for (; x < end && last + x * STRIDE <= behind; x += L) {
-    Best<T> best((ds.begin * w.kernel[1] + hs.begin) * w.kernel[2]);
-    for (int64_t kd = ds.begin; kd < ds.end; kd++)
-      for (int64_t kh = hs.begin; kh < hs.end; kh++)
-        for (int64_t kw = 0; kw < w.kernel[2]; kw++)
-          best.keep(load_strided<T, STRIDE>(corner + kd * step[0] + kh * step[1] + kw * step[2] + x * STRIDE), (kd * w.kernel[1] + kh) * w.kernel[2] + kw);
-    store_best(output + x, positions == nullptr ? nullptr : positions + x, best.value, best.position, end - x);
+  for (; x < end && x * STRIDE <= readable; x += L) {
+    Best<T> best(taps.first(w));
+    for_each_tap<K>(w, taps, [&](int64_t row, int64_t kw, int64_t index) {
+      best.keep(load_strided<STRIDE, (K > 0)>(corner + x * STRIDE + row, kw * step), index);
+    });
+    store_best<SAVE>(output + x, SAVE ? positions + x : nullptr, best, room - x);
   }
   return std::min(x, end);
 }
 
-template <class T, class Position>
+template <bool SAVE, class T, class Position>
 void pool_contiguous(const Pool<T, Position>& p) {
   const Window& w = p.window;
-  const int64_t width = w.output[2], stride = w.stride[2], rows = p.batch * p.channels * w.output[0] * w.output[1];
-  const Extent step{w.dilation[0] * w.input[1] * w.input[2], w.dilation[1] * w.input[2], w.dilation[2]};
+  const int64_t width = w.output[2], stride = w.stride[2];
+  const Extent rows{w.output[0], w.output[1], 1};
   const T* behind = p.input + p.batch * p.channels * volume(w.input);
   // Positions all of whose taps lie inside.
   const int64_t last = w.input[2] + w.padding[2] - w.dilation[2] * (w.kernel[2] - 1) - 1;
   const int64_t x0 = std::min(width, ceil_div(w.padding[2], stride)), x1 = last < 0 ? x0 : std::clamp(last / stride + 1, x0, width);
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t plane = row / (w.output[0] * w.output[1]);
-      const int64_t depth = row / w.output[1] % w.output[0] * w.stride[0] - w.padding[0];
-      const int64_t height = row % w.output[1] * w.stride[1] - w.padding[1];
-      const TapRange ds = taps_inside(w, 0, depth), hs = taps_inside(w, 1, height);
-      const T* corner = p.input + ((plane * w.input[0] + depth) * w.input[1] + height) * w.input[2] - w.padding[2];
+  torch::stable::parallel_for(0, p.batch * p.channels * volume(rows), std::max<int64_t>(1, 4096 / (width + 1)), [&](int64_t begin, int64_t end) {
+    OutputPosition at(rows, begin);  // in its plane: that is the batch here
+    for (int64_t row = begin; row < end; row++, at.advance(rows)) {
+      const Corner corner = corner_of(w, at);
+      const T* from = p.input + ((corner.batch * w.input[0] + corner.depth) * w.input[1] + corner.height) * w.input[2] - w.padding[2];
+      Taps taps{{taps_inside(w, 0, corner.depth), taps_inside(w, 1, corner.height), {}},
+                {w.dilation[0] * w.input[1] * w.input[2], w.dilation[1] * w.input[2], w.dilation[2]}};
       T* output = p.output + row * width;
-      Position* positions = p.positions == nullptr ? nullptr : p.positions + row * width;
+      Position* positions = SAVE ? p.positions + row * width : nullptr;
       const auto one = [&](int64_t x) {
-        pool_one(w, ds, hs, taps_inside(w, 2, x * stride - w.padding[2]), corner + x * stride, step, output + x,
-                 positions == nullptr ? nullptr : positions + x);
+        taps.inside[2] = taps_inside(w, 2, x * stride - w.padding[2]);
+        pool_one<SAVE>(w, taps, from + x * stride, output + x, SAVE ? positions + x : nullptr);
       };
       int64_t x = 0;
       for (; x < x0; x++) one(x);
-      if (stride == 1) x = pool_row<T, 1>(w, ds, hs, corner, behind, step, x0, x1, output, positions);
-      if (stride == 2) x = pool_row<T, 2>(w, ds, hs, corner, behind, step, x0, x1, output, positions);
+      taps.inside[2] = {0, w.kernel[2]};
+      const int64_t room = (end - row) * width;
+      unrolled(w, taps.whole(w, 1) && w.dilation[2] == 1, [&](auto K) {
+        if (stride == 1) x = pool_row<K, SAVE, 1>(w, taps, from, behind, x0, x1, room, output, positions);
+        if (stride == 2) x = pool_row<K, SAVE, 2>(w, taps, from, behind, x0, x1, room, output, positions);
+      });
       for (; x < width; x++) one(x);
     }
   });
@@ -147,206 +200,11 @@ void pool_contiguous(const Pool<T, Position>& p) {
 
 template <class T, class Position>
 void pool(const Pool<T, Position>& p) {
-  p.channels_last ? pool_channels_last(p) : pool_contiguous(p);
-}
-
-// Index in a plane of the element that window `q` picked with `tap`, or -1 where that lies outside the input.
-inline int64_t picked(const Window& w, int64_t q, int64_t tap) {
-  if (tap < 0 || tap >= volume(w.kernel)) return -1;
-  const Corner at = corner_of(w, q);
-  const int64_t d = at.depth + tap / w.kernel[2] / w.kernel[1] * w.dilation[0];
-  const int64_t h = at.height + tap / w.kernel[2] % w.kernel[1] * w.dilation[1], x = at.width + tap % w.kernel[2] * w.dilation[2];
-  const bool inside = 0 <= d && d < w.input[0] && 0 <= h && h < w.input[1] && 0 <= x && x < w.input[2];
-  return inside ? (d * w.input[1] + h) * w.input[2] + x : -1;
-}
-
-template <class T, class Position>
-void pool_gather(const PoolMap<T, Position>& p) {
-  const int64_t outputs = volume(p.window.output), inputs = volume(p.window.input), C = p.channels;
-  torch::stable::parallel_for(0, p.batch * outputs, std::max<int64_t>(1, 1024 / (C + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t n = i / outputs, q = i % outputs;
-      for (int64_t c = 0; c < C; c++) {
-        const int64_t at = p.channels_last ? i * C + c : (n * C + c) * outputs + q;
-        const int64_t from = picked(p.window, q, p.positions[at]);
-        p.pooled[at] = from < 0 ? T(0) : p.full[p.channels_last ? (n * inputs + from) * C + c : (n * C + c) * inputs + from];
-      }
-    }
-  });
-}
-
-inline bool within(int64_t i, int64_t size) { return 0 <= i && i < size; }
-
-// Plane by plane, windows in order: the sum at an input does not depend on the number of threads.
-template <class T, class Position>
-void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
-  const Window& w = p.window;
-  const int64_t inputs = volume(w.input), outputs = volume(w.output);
-  const int64_t taps = std::min<int64_t>(volume(w.kernel), 256);  // those of larger windows are found the slow way
-  std::vector<Extent> step(taps);  // from a window's corner to its taps
-  std::vector<int64_t> offset(taps);
-  for (int64_t tap = 0; tap < taps; tap++) {
-    const int64_t kw = tap % w.kernel[2], kh = tap / w.kernel[2] % w.kernel[1], kd = tap / w.kernel[2] / w.kernel[1];
-    step[tap] = {kd * w.dilation[0], kh * w.dilation[1], kw * w.dilation[2]};
-    offset[tap] = (step[tap][0] * w.input[1] + step[tap][1]) * w.input[2] + step[tap][2];
-  }
-  constexpr bool in_place = std::is_same_v<T, wide<T>>;
-  const auto span = [&](int i) { return (w.kernel[i] - 1) * w.dilation[i]; };
-  // The windows [first, last) of a row lie inside of it.
-  const int64_t width = w.output[2], stride = w.stride[2], room = w.input[2] + w.padding[2] - span(2) - 1;
-  const int64_t first = std::min(ceil_div(w.padding[2], stride), width), last = std::clamp(room < 0 ? 0 : room / stride + 1, first, width);
-  torch::stable::parallel_for(0, p.batch * p.channels, std::max<int64_t>(1, 4096 / (inputs + 1)), [&](int64_t begin, int64_t end) {
-    const Scratch<wide<T>> sums(in_place ? 0 : inputs);
-    for (int64_t plane = begin; plane < end; plane++) {
-      T* const result = p.full + plane * inputs;
-      wide<T>* sum = sums.get();
-      if constexpr (in_place) sum = result;
-      zero_run(sum, inputs);
-      const Position* position = p.positions + plane * outputs;
-      const T* value = p.pooled + plane * outputs;
-      for (int64_t od = 0, q = 0; od < w.output[0]; od++) {
-        for (int64_t oh = 0; oh < w.output[1]; oh++, q += width) {
-          const int64_t d = od * w.stride[0] - w.padding[0], h = oh * w.stride[1] - w.padding[1];
-          bool inside = 0 <= d && d + span(0) < w.input[0] && 0 <= h && h + span(1) < w.input[1];
-          for (int64_t x = 0; x < width; x++) inside &= static_cast<uint64_t>(position[q + x]) < static_cast<uint64_t>(taps);
-          const int64_t begin_inside = inside ? first : width, end_inside = inside ? last : width;
-          const int64_t corner = (d * w.input[1] + h) * w.input[2] - w.padding[2];  // an index: it may lie outside of the plane
-          const auto add = [&](int64_t x) {
-            const int64_t tap = position[q + x];
-            int64_t to = -1;
-            if (tap < 0 || tap >= taps) {
-              to = picked(w, q + x, tap);
-            } else if (const Extent& s = step[tap]; within(d + s[0], w.input[0]) && within(h + s[1], w.input[1]) &&
-                                                    within(x * stride - w.padding[2] + s[2], w.input[2])) {
-              to = corner + x * stride + offset[tap];
-            }
-            if (to >= 0) sum[to] += static_cast<wide<T>>(value[q + x]);
-          };
-          for (int64_t x = 0; x < begin_inside; x++) add(x);
-          for (int64_t x = begin_inside; x < end_inside; x++)
-            sum[corner + x * stride + offset[position[q + x]]] += static_cast<wide<T>>(value[q + x]);
-          for (int64_t x = end_inside; x < width; x++) add(x);
-        }
-      }
-      if constexpr (!in_place)
-        for (int64_t i = 0; i < inputs; i++) result[i] = static_cast<T>(sum[i]);
-    }
-  });
-}
-
-// A window that holds a coordinate, and as which of its taps.
-struct Holder {
-  int64_t window, tap;
-};
-
-// For each coordinate x of dimension i the windows that hold it, those o with o * stride - padding + k * dilation == x, in order.
-inline std::vector<std::vector<Holder>> holders(const Window& w, int i) {
-  std::vector<std::vector<Holder>> of(w.input[i]);
-  for (int64_t x = 0; x < w.input[i]; x++) {
-    const int64_t reach = x + w.padding[i], span = (w.kernel[i] - 1) * w.dilation[i];
-    const int64_t first = reach <= span ? 0 : ceil_div(reach - span, w.stride[i]), last = std::min(reach / w.stride[i], w.output[i] - 1);
-    for (int64_t o = first; o <= last; o++)
-      if ((reach - o * w.stride[i]) % w.dilation[i] == 0) of[x].push_back({o, (reach - o * w.stride[i]) / w.dilation[i]});
-  }
-  return of;
-}
-
-template <class T, class Position>
-void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
-  constexpr int64_t L = lanes<wide<T>>;
-  const Window& w = p.window;
-  const int64_t C = p.channels;
-  const auto depths = holders(w, 0), heights = holders(w, 1), widths = holders(w, 2);
-  torch::stable::parallel_for(0, p.batch * w.input[0] * w.input[1], std::max<int64_t>(1, 4096 / (C * w.input[2] + 1)), [&](int64_t begin, int64_t end) {
-    std::vector<Holder> rows, found;  // rows of windows that hold a row of pixels, and windows that hold a pixel; as which of their taps
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], n = row / w.input[1] / w.input[0];
-      rows.clear();
-      for (const Holder& od : depths[d])
-        for (const Holder& oh : heights[h])
-          rows.push_back({((n * w.output[0] + od.window) * w.output[1] + oh.window) * w.output[2], (od.tap * w.kernel[1] + oh.tap) * w.kernel[2]});
-      for (int64_t x = 0; x < w.input[2]; x++) {
-        found.clear();
-        for (const Holder& at : rows)
-          for (const Holder& ow : widths[x]) found.push_back({(at.window + ow.window) * C, at.tap + ow.tap});
-        T* const to = p.full + (row * w.input[2] + x) * C;
-        int64_t c = 0;
-        for (; c + L <= C; c += L) {
-          Values<T> sum{};
-          for (const Holder& at : found) {
-            const auto picked = load_positions<T>(p.positions + at.window + c) == Indices<T>{} + static_cast<WideIndex<T>>(at.tap);
-            sum += picked ? load_values(p.pooled + at.window + c) : Values<T>{};
-          }
-          store_values(to + c, sum);
-        }
-        for (; c < C; c++) {
-          wide<T> sum = 0;
-          for (const Holder& at : found)
-            if (p.positions[at.window + c] == static_cast<Position>(at.tap)) sum += static_cast<wide<T>>(p.pooled[at.window + c]);
-          to[c] = static_cast<T>(sum);
-        }
-      }
-    }
-  });
-}
-
-// Two vectors' elements in turn: to[2 * i] = even[i], to[2 * i + 1] = odd[i].
-template <class V, class T, int... I>
-inline __attribute__((always_inline)) void store_in_turn(T* to, V even, V odd, std::integer_sequence<int, I...>) {
-  constexpr int L = sizeof...(I);
-  store(to, __builtin_shufflevector(even, odd, (I % 2 * L + I / 2)...));
-  store(to + L, __builtin_shufflevector(even, odd, (I % 2 * L + (L + I) / 2)...));
-}
-
-// Windows two pixels apart and no larger, that cover each row: each pixel is in one window, and a window's row gives two runs of it.
-inline bool are_pairs(const Window& w) {
-  return w.stride[2] == 2 && w.kernel[2] == 2 && w.padding == Extent{0, 0, 0} && w.dilation == Extent{1, 1, 1} && w.kernel[0] <= w.stride[0] &&
-         w.kernel[1] <= w.stride[1] && 2 * w.output[2] >= w.input[2];
-}
-
-template <class T, class Position>
-void pool_scatter_pairs(const PoolMap<T, Position>& p) {
-  constexpr int64_t L = lanes<wide<T>>;
-  const Window& w = p.window;
-  const int64_t W = w.input[2], rows = p.batch * p.channels * w.input[0] * w.input[1], total = p.batch * p.channels * volume(w.output);
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], plane = row / w.input[1] / w.input[0];
-      const int64_t kd = d % w.stride[0], kh = h % w.stride[1], od = d / w.stride[0], oh = h / w.stride[1];
-      T* const to = p.full + row * W;
-      if (kd >= w.kernel[0] || kh >= w.kernel[1] || od >= w.output[0] || oh >= w.output[1]) {
-        zero_run(to, W);
-        continue;
-      }
-      const int64_t from = ((plane * w.output[0] + od) * w.output[1] + oh) * w.output[2], tap = (kd * w.kernel[1] + kh) * 2;
-      int64_t x = 0;
-      for (; 2 * x < W && from + x + L <= total; x += L) {  // a last vector may read on into the next row
-        const Values<T> value = load_values(p.pooled + from + x), none{};
-        const Indices<T> position = load_positions<T>(p.positions + from + x), first = Indices<T>{} + static_cast<WideIndex<T>>(tap);
-        const Values<T> even = none + (position == first ? value : none), odd = none + (position == first + 1 ? value : none);
-        wide<T> both[2 * L];
-        store_in_turn(both, even, odd, std::make_integer_sequence<int, L>{});
-        T some[2 * L];
-        const bool whole = W - 2 * x >= 2 * L;
-        T* const run = whole ? to + 2 * x : some;
-        store_values(run, load(both));
-        store_values(run + L, load(both + L));
-        if (!whole) std::memcpy(static_cast<void*>(to + 2 * x), some, (W - 2 * x) * sizeof(T));
-      }
-      for (x *= 2; x < W; x++) {
-        const int64_t at = from + x / 2;
-        to[x] = p.positions[at] == static_cast<Position>(tap + x % 2) ? static_cast<T>(wide<T>(0) + static_cast<wide<T>>(p.pooled[at])) : T(0);
-      }
-    }
-  });
-}
-
-template <class T, class Position>
-void pool_scatter(const PoolMap<T, Position>& p) {
-  if (p.channels_last) return pool_scatter_channels_last(p);
-  if constexpr (std::is_same_v<T, wide<T>>)
-    if (are_pairs(p.window)) return pool_scatter_pairs(p);
-  pool_scatter_contiguous(p);
+  const bool save = p.positions != nullptr;
+  if (p.channels_last)
+    save ? pool_channels_last<true>(p) : pool_channels_last<false>(p);
+  else
+    save ? pool_contiguous<true>(p) : pool_contiguous<false>(p);
 }
 
 }  // namespace TORCHCONV_ISA

@@ -43,9 +43,9 @@ struct Best {
   explicit Best(int64_t first) : value(Values<T>{} - std::numeric_limits<wide<T>>::infinity()), position(Indices<T>{} + static_cast<WideIndex<T>>(first)) {}
 
   inline __attribute__((always_inline)) void keep(Values<T> other, int64_t at) {
-    const auto better = (other > value) | (other != other);
-    value = better ? other : value;
-    position = better ? Indices<T>{} + static_cast<WideIndex<T>>(at) : position;
+    const auto better = other > value, none = other != other;
+    position = better | none ? Indices<T>{} + static_cast<WideIndex<T>>(at) : position;
+    value = none ? other : other > value ? other : value;  // in this order the maximum is one instruction
   }
 };
 

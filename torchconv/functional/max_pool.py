@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from torchconv import autograd, reference
+from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
 
 
@@ -125,7 +125,9 @@ def max_pool_nd(
     if rank == 3:
         input = in_float32(input)
     batch = input if batched else input.unsqueeze(0)
-    save_positions = bool(return_indices) or torch.is_grad_enabled() or forward_ad._current_level >= 0
+    # Under a transform, a tensor of another level may be what gets a gradient.
+    recorded = is_recorded([input]) or torch._C._are_functorch_transforms_active()
+    save_positions = bool(return_indices) or recorded
     output, positions = autograd.max_pool(batch, window, ceil_mode, save_positions)
     if not return_indices:
         return output if batched else output.squeeze(0)
