@@ -47,6 +47,22 @@ def test_channels(isa: str, channels: int, dtype: torch.dtype) -> None:
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
 
 
+# Threads share the channels of narrow pictures: vectors of them, in chunks of 8. A tall picture is too large for that.
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [*CHANNELS, 127, 128, 129, 145, 300])
+def test_depthwise_convolutions_of_narrow_pictures(isa: str, channels: int, dtype: torch.dtype) -> None:
+    problems = [
+        ConvProblem((2, channels, 4, 7), (channels, 1, 7, 7), padding=3, groups=channels),
+        ConvProblem((3, channels, 5, 6), (channels, 1, 3, 5), stride=2, padding=(0, 2), groups=channels),
+        ConvProblem((1, channels, 6, 5), (channels, 1, 3, 3), padding=2, dilation=2, groups=channels, bias=False),
+    ]
+    if channels <= 17:
+        problems.append(ConvProblem((1, channels, 1700, 3), (channels, 1, 3, 3), padding=1, groups=channels))
+    with ops.algorithm("im2col"):
+        for problem in problems:
+            assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_positions(isa: str, width: int, dtype: torch.dtype) -> None:

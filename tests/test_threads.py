@@ -43,6 +43,7 @@ PROBLEMS: dict[str, ConvProblem] = {
     "one_position": ConvProblem((1, 300, 3, 3), (170, 300, 3, 3)),
     "strided": ConvProblem((3, 20, 33, 35), (40, 20, 5, 5), stride=(2, 3), padding=2),
     "groups": ConvProblem((2, 48, 19, 21), (72, 16, 3, 3), padding=2, dilation=2, groups=3),
+    "depthwise_narrow": ConvProblem((2, 150, 6, 7), (150, 1, 7, 7), padding=3, groups=150),
     "depthwise": ConvProblem((2, 100, 25, 27), (100, 1, 3, 3), padding=1, groups=100),
     "wide_enough_for_winograd": ConvProblem((2, 70, 33, 35), (90, 70, 3, 3), padding=1),
     "deep_weight_gradient": ConvProblem((4, 3, 64, 65), (8, 3, 3, 3), padding=1),

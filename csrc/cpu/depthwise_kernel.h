@@ -111,25 +111,38 @@ bool is_mostly_edge(const Window& w, const Geometry<T>& g) {
   return w.padding[2] >= 0 && 4 * (w.output[2] - (g.end - g.begin)) > w.output[2];
 }
 
-// The input of `p` with as wide rows as its window reaches, and p for it.
+// Elements of a picture that are kept in cache beside all else.
+constexpr int64_t LARGEST_PICTURE = 1 << 16;
+
+// The window over rows as wide as it reaches, with their padding in them.
+inline Window padded_rows(const Window& w) {
+  const int64_t reach = (w.output[2] - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1;
+  Window padded = w;
+  padded.input[2] = std::max(reach, w.padding[2] + w.input[2]);
+  padded.padding[2] = 0;
+  return padded;
+}
+
+// Such a row of `count` channels, from one whose pixels have more.
+template <class T>
+void pad_row(const Window& w, int64_t width, const T* from, int64_t channels, int64_t count, T* to) {
+  zero_run(to, w.padding[2] * count);
+  for (int64_t x = 0; x < w.input[2]; x++) copy_run(from + x * channels, to + (w.padding[2] + x) * count, count);
+  zero_run(to + (w.padding[2] + w.input[2]) * count, (width - w.padding[2] - w.input[2]) * count);
+}
+
+// The input of `p` in such rows, and p for it.
 template <class T, class P>
 P with_padded_rows(const P& p, Scratch<T>& copy) {
-  const Window& w = p.window;
-  const int64_t C = p.groups, rows = p.batch * w.input[0] * w.input[1];
-  const int64_t reach = (w.output[2] - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1, width = std::max(reach, w.padding[2] + w.input[2]);
+  P padded = p;
+  padded.window = padded_rows(p.window);
+  const int64_t C = p.groups, width = padded.window.input[2], rows = p.batch * p.window.input[0] * p.window.input[1];
   copy = Scratch<T>(rows * width * C);
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 16384 / (width * C)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      T* to = copy.get() + row * width * C;
-      zero_run(to, w.padding[2] * C);
-      copy_run(p.input + row * w.input[2] * C, to + w.padding[2] * C, w.input[2] * C);
-      zero_run(to + (w.padding[2] + w.input[2]) * C, (width - w.padding[2] - w.input[2]) * C);
-    }
+    for (int64_t row = begin; row < end; row++)
+      pad_row(p.window, width, p.input + row * p.window.input[2] * C, C, C, copy.get() + row * width * C);
   });
-  P padded = p;
   padded.input = copy.get();
-  padded.window.input[2] = width;
-  padded.window.padding[2] = 0;
   return padded;
 }
 
@@ -180,30 +193,39 @@ struct Forward {
   }
 };
 
+// The filters and biases of `count` channels from `c` on, the filters as [tap][channel].
 template <class T>
-void conv(const GatherConv<T>& p) {
+void read_filters(const GatherConv<T>& p, int64_t c, int64_t count, T* weight, T* start) {
+  WeightView<T> view = p.weight;
+  view.in_step = volume(p.window.kernel);  // of the only one
+  view.out_step = view.group_step;
+  Filters<T>(view, p.window.kernel, 0, 1).read(0, 1, c, count, weight, count);
+  for (int64_t i = 0; i < count; i++) start[i] = p.bias != nullptr ? p.bias[c + i] : T(0);
+}
+
+// Where row `row` of the output begins.
+template <class T>
+T* output_row(const GatherConv<T>& p, int64_t row) {
+  const Window& w = p.window;
+  const int64_t h = p.origin[1] + row % w.output[1] * p.spacing[1], slice = row / w.output[1];
+  const int64_t d = p.origin[0] + slice % w.output[0] * p.spacing[0], n = slice / w.output[0];
+  return p.output + (((n * p.output_extent[0] + d) * p.output_extent[1] + h) * p.output_extent[2] + p.origin[2]) * p.groups;
+}
+
+template <class T>
+void conv_by_rows(const GatherConv<T>& p) {
   const Window& w = p.window;
   const int64_t C = p.groups;
   const Geometry<T> geometry(w, C);
-  if (is_mostly_edge(w, geometry)) {
-    Scratch<T> copy(0);
-    return conv(with_padded_rows(p, copy));
-  }
-  const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * C)), start(C);  // [tap][channel]
-  WeightView<T> view = p.weight;
-  view.in_step = geometry.taps;  // of the only one
-  view.out_step = view.group_step;
-  Filters<T>(view, w.kernel, 0, 1).read(0, 1, 0, C, weight.get(), C);
-  for (int64_t c = 0; c < C; c++) start.get()[c] = p.bias != nullptr ? p.bias[c] : T(0);
+  const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * C)), start(C);
+  read_filters(p, 0, C, weight.get(), start.get());
   const int64_t spacing = p.spacing[2] * C, grain = std::max<int64_t>(1, 16384 / (C * (geometry.taps + 1) * w.output[2]));
   const auto whole = kernel_for<Forward>(geometry, geometry.outs), rest = kernel_for<Forward>(geometry, w.output[2] % geometry.outs);
   torch::stable::parallel_for(0, p.batch * geometry.rows, grain, [&](int64_t begin, int64_t end) {
     const Scratch<T> copies = geometry.scratch();
     Runs<T> runs, edge;
     for (int64_t row = begin; row < end; row++) {
-      const int64_t h = p.origin[1] + row % w.output[1] * p.spacing[1], slice = row / w.output[1];
-      const int64_t d = p.origin[0] + slice % w.output[0] * p.spacing[0], n = slice / w.output[0];
-      T* line = p.output + (((n * p.output_extent[0] + d) * p.output_extent[1] + h) * p.output_extent[2] + p.origin[2]) * C;
+      T* const line = output_row(p, row);
       geometry.find(p.input, row, runs);
       for (int64_t next = 0; next < C; next += geometry.CHUNK) {
         const int64_t c = std::min(next, C - lanes<T>), count = std::min(geometry.CHUNK, C - c);
@@ -213,6 +235,46 @@ void conv(const GatherConv<T>& p) {
       }
     }
   });
+}
+
+// A thread has channels of its own. It works in its own cache: their filters, and their pictures with the padding, are not another's.
+template <class T>
+void conv_by_channels(const GatherConv<T>& p) {
+  constexpr int64_t L = lanes<T>, CHUNK = Geometry<T>::CHUNK;
+  const Window &w = p.window, padded = padded_rows(w);
+  const int64_t C = p.groups, spacing = p.spacing[2] * C, rows = w.input[0] * w.input[1], width = padded.input[2];
+  const int64_t work = p.batch * volume(w.output) * (volume(w.kernel) + 1) * L;  // in a vector of channels
+  torch::stable::parallel_for(0, C / L, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work)), [&](int64_t begin, int64_t end) {
+    const int64_t behind = end == C / L ? C : end * L;
+    const Scratch<T> weight(volume(w.kernel) * CHUNK), start(CHUNK), picture(rows * width * CHUNK);
+    Runs<T> runs, none;
+    for (int64_t next = begin * L; next < behind; next += CHUNK) {
+      const int64_t c = std::min(next, behind - L), count = std::min(CHUNK, behind - c);
+      const Geometry<T> geometry(padded, count);
+      const auto whole = kernel_for<Forward>(geometry, geometry.outs), rest = kernel_for<Forward>(geometry, w.output[2] % geometry.outs);
+      read_filters(p, c, count, weight.get(), start.get());
+      for (int64_t n = 0; n < p.batch; n++) {
+        for (int64_t row = 0; row < rows; row++)
+          pad_row(w, width, p.input + (n * rows + row) * w.input[2] * C + c, C, count, picture.get() + row * width * count);
+        for (int64_t row = 0; row < geometry.rows; row++) {
+          T* const line = output_row(p, n * geometry.rows + row) + c;
+          geometry.find(picture.get(), row, runs);
+          geometry.for_each_block(runs, 0, count, nullptr, none, [&](const Runs<T>& from, int64_t offset, int64_t x, int64_t outs) {
+            (outs == geometry.outs ? whole : rest)(from, offset, count, weight.get(), count, start.get(), line + x * spacing, spacing);
+          });
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void conv(const GatherConv<T>& p) {
+  const Geometry<T> geometry(p.window, p.groups);
+  if (!is_mostly_edge(p.window, geometry)) return conv_by_rows(p);
+  if (volume(padded_rows(p.window).input) * geometry.CHUNK <= LARGEST_PICTURE) return conv_by_channels(p);
+  Scratch<T> copy(0);
+  conv_by_rows(with_padded_rows(p, copy));
 }
 
 // sums[tap][width] += grad * pixels, over a block's positions.

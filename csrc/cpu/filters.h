@@ -29,9 +29,13 @@ struct Filters {
     if (count == 0) return;
     const auto [low, high] = std::minmax_element(offset.begin(), offset.end());
     const int64_t span = *high - *low + 1;
-    bool ascending = in_step == count;
-    for (int64_t tap = 0; tap < count; tap++) ascending = ascending && offset[tap] == offset[0] + tap;
-    if (ascending) return transpose_matrix(outs, ins * count, from + offset[0], out_step, to, width);
+    bool ascending = in_step == count, descending = ins == 1;  // the latter as a flipped kernel has them
+    for (int64_t tap = 0; tap < count; tap++) {
+      ascending = ascending && offset[tap] == offset[0] + tap;
+      descending = descending && offset[tap] == offset[0] - tap;
+    }
+    if (ascending) return transpose_matrix(outs, ins * count, from + *low, out_step, to, width);
+    if (descending) return transpose_matrix(outs, count, from + *low, out_step, to + (count - 1) * width, -width);
     const bool near = in_step >= std::max(out_step, INT64_C(1) * lanes<T>) && 3 * ceil_div(span, lanes<T>) <= count;
     if (in_step == 1 || out_step == 1) {
       for (int64_t tap = 0; tap < count; tap++) copy_matrix(ins, outs, from + offset[tap], in_step, out_step, to + tap * width, count * width, 1);
