@@ -24,6 +24,9 @@ constexpr int PACKED_STRIDE = DEPTH + LINE<T>;
 // Where A comes from far, and B is near: without a gap between them, its rows are a run that is fetched ahead.
 constexpr int TIGHT_STRIDE = 64;
 
+// Rows of B that are fetched ahead into the L1 cache: what the L2 cache takes to answer.
+constexpr int64_t AHEAD = 8;
+
 // How A is laid out: rows packed at PACKED_STRIDE, or at TIGHT_STRIDE; or in place at a stride given at run time, as rows or,
 // [depth][rows], as columns.
 enum class LayoutA { packed, tight, rows, columns };
@@ -44,7 +47,10 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
   for (int64_t k = 0; k < depth; k++) {
     vec<T> row[V];
 #pragma GCC unroll 2
-    for (int j = 0; j < V; j++) row[j] = load(b + k * b_stride + j * L);
+    for (int j = 0; j < V; j++) {
+      row[j] = load(b + k * b_stride + j * L);
+      __builtin_prefetch(b + (k + AHEAD) * b_stride + j * L, 0, 3);
+    }
     if constexpr (LAYOUT == LayoutA::tight) {
       __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
     } else if constexpr (LAYOUT != LayoutA::columns) {

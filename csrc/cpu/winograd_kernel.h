@@ -14,12 +14,16 @@ constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * 
 template <class F, class S>
 void weight_panel(const WinogradConv<S>& p, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
   using T = wide<S>;
-  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 64;
+  constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 16;
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
   const Filters<T> filters(p.weight, {1, 3, 3}, 0, p.in_channels);
-  T chunk[CHUNK][9][N] = {};
+  T chunk[CHUNK][9][N];
+  if (columns < N) std::memset(chunk, 0, sizeof chunk);
   for (int64_t k = 0; k < depth; k++) {
-    if (k % CHUNK == 0) filters.read(channel + k, std::min(CHUNK, depth - k), first, columns, chunk[0][0], N);
+    if (k % CHUNK == 0) {
+      filters.read(channel + k, std::min(CHUNK, depth - k), first, columns, chunk[0][0], N);
+      if (k + CHUNK < depth) filters.prefetch(channel + k + CHUNK, std::min(CHUNK, depth - k - CHUNK), first, columns);
+    }
     const auto& taps = chunk[k % CHUNK];
     for (int64_t o = 0; o < N; o += L) {
       vec<T> rows[F::IN][3];  // G g, then times G^T
