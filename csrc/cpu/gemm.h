@@ -51,9 +51,13 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       row[j] = load(b + k * b_stride + j * L);
       __builtin_prefetch(b + (k + AHEAD) * b_stride + j * L, 0, 3);
     }
-    if constexpr (LAYOUT == LayoutA::tight) {
+    if constexpr (LAYOUT == LayoutA::columns) {
+      __builtin_prefetch(a + (k + AHEAD) * a_stride, 0, 3);
+      __builtin_prefetch(a + (k + AHEAD) * a_stride + ROWS - 1, 0, 3);
+    } else if constexpr (LAYOUT == LayoutA::tight) {
       __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
-    } else if constexpr (LAYOUT != LayoutA::columns) {
+    }
+    if constexpr (LAYOUT == LayoutA::packed || LAYOUT == LayoutA::rows) {
       // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * TILE_COLUMNS<T> + k * b_stride + j * L, 0, 2);
