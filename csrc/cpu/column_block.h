@@ -16,12 +16,6 @@ constexpr int64_t SHORTEST_RUN = 32, SHORTEST_LINE = 6;
 // Whether a line of taps is one run, channels in their order.
 inline bool taps_are_run(const Window& w, int64_t groups) { return groups == 1 && w.dilation[2] == 1; }
 
-// Rows that far apart would meet in the same sets of the L1 cache.
-template <class E>
-bool collide(int64_t distance) {
-  return distance * sizeof(E) % 4096 == 0;
-}
-
 template <class E>
 ColumnsAs columns_as(const Window& w, int64_t groups, int64_t channels) {
   const int64_t pixel = groups * channels;

@@ -72,12 +72,21 @@ void pack_row(const Window& w, const T* input, int64_t pixel, int64_t first, int
   }
 }
 
-// Whether the column matrix is the input as it lies, pixels of so many channels. Rows that are a multiple of a page apart are packed
-// all the same: they would meet in the same sets of the L1 cache.
+// Whether each position sees the pixel in its place, and nothing else.
+inline bool sees_pixels(const Window& w) {
+  return volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0} && w.input == w.output;
+}
+
+// Rows that far apart would meet in the same sets of the L1 cache.
+template <class E>
+bool collide(int64_t distance) {
+  return distance * sizeof(E) % 4096 == 0;
+}
+
+// Whether the column matrix is used as the input lies, pixels of so many channels.
 template <class T>
 bool columns_in_place(const Window& w, int64_t pixel) {
-  return volume(w.kernel) == 1 && w.stride == Extent{1, 1, 1} && w.padding == Extent{0, 0, 0} && w.input == w.output &&
-         pixel * sizeof(T) % 4096 != 0;
+  return sees_pixels(w) && !collide<T>(pixel);
 }
 
 // Whether the output's positions are the window's.

@@ -188,6 +188,55 @@ void gather_by_panels(const GatherConv<T>& p) {
   });
 }
 
+// Fewer still, and weights whose output channels lie side by side: they are read where they lie, in runs of a few rows.
+constexpr int64_t FEWEST_POSITIONS = 64;
+
+template <class T>
+bool weights_in_place(const GatherConv<T>& p) {
+  return p.batch * volume(p.window.output) <= FEWEST_POSITIONS && sees_pixels(p.window) && !p.every_phase && p.weight.out_step == 1 && p.in_channels > 0;
+}
+
+template <class T>
+void gather_in_place(const GatherConv<T>& p) {
+  constexpr int64_t N = TILE_COLUMNS<T>, ROWS = 16, RUN = 32;  // of the weights: as many as the processor fetches ahead by itself; panels
+  const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), panels = ceil_div(p.out_channels, N);
+  const int64_t pixel = p.groups * C, pitch = collide<T>(pixel) ? pixel + LINE<T> : pixel, most = ceil_div(total, ceil_div(total, TILE_ROWS));
+  const Scratch<T> copy(pitch == pixel ? 0 : total * pitch);
+  if (pitch != pixel) copy_matrix(total, pixel, p.input, pixel, 1, copy.get(), pitch, 1);
+  const T* const input = pitch == pixel ? p.input : copy.get();
+  const int64_t chunk = std::clamp<int64_t>(panels / (4 * torch::stable::get_num_threads()), 1, RUN), chunks = ceil_div(panels, chunk);
+  T* row[FEWEST_POSITIONS];
+  locate_rows(p, p.output, 0, total, row);
+  torch::stable::parallel_for(0, p.groups * chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t group = i / chunks, first = i % chunks * chunk, last = std::min(first + chunk, panels);
+      const T* const weight = p.weight.data + p.weight.start + group * p.weight.group_step;
+      for (int64_t in = 0; in < C; in += ROWS) {
+        for (int64_t panel = first; panel < last; panel++) {
+          const int64_t out = panel * N, columns = std::min(N, p.out_channels - out), column = group * p.out_channels + out;
+          const T* b = weight + in * p.weight.in_step + out;
+          int64_t b_stride = p.weight.in_step;
+          T start[N] = {}, edge[ROWS * N];
+          if (in == 0 && p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
+          const int64_t depth = std::min(ROWS, C - in);
+          if (columns % lanes<T> != 0) {  // nothing is read beyond the weights' end
+            copy_matrix(depth, columns, b, b_stride, 1, edge, N, 1);
+            for (int64_t k = 0; k < depth; k++) zero_run(edge + k * N + columns, N - columns);
+            b = edge;
+            b_stride = N;
+          }
+          for (int64_t t = 0; t < total; t += most) {
+            const int64_t rows = std::min(most, total - t);
+            T* c[TILE_ROWS];
+            for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + column;
+            tile_of<T, LayoutA::near>(rows, columns)(depth, input + t * pitch + group * C + in, pitch, b, b_stride, c, columns, in == 0 ? start : nullptr, 0);
+          }
+        }
+      }
+    }
+  });
+}
+
 template <class T>
 void gather_by_blocks(const Panels<T>& panels, const PackedWeight<T>& weight) {
   const GatherConv<T>& p = panels.p;
@@ -211,6 +260,8 @@ void gather_conv(const std::vector<GatherConv<T>>& phases) {
       depthwise::conv(p);
     else if (dot::serves(p))
       dot::conv(p);
+    else if (weights_in_place(p))
+      gather_in_place(p);
     else if (phases.size() == 1 && total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels))
       gather_by_panels(p);
     else

@@ -9,9 +9,10 @@ constexpr int POSITIONS = VECTOR_BYTES == 64 ? 4 : 3, OUTS = VECTOR_BYTES == 64 
 constexpr int64_t MOST_POSITIONS = 64, LEAST_DEPTH = 2048;
 constexpr int64_t BLOCK = 1024;  // elements of a row: those of a tile stay in the L1 cache
 
-// sums[position][out] += a[position] . filter[out], by lanes. Sums of short sums: they err less than one long one.
+// sums[position][out] += a[position] . filter[out], by lanes. Sums of short sums: they err less than one long one. What comes next of a
+// filter, and from far, is `ahead` of it.
 template <class T, int ROWS>
-void tile(int64_t depth, const T* a, int64_t a_stride, const T* filter, int64_t out_step, T* sums) {
+void tile(int64_t depth, const T* a, int64_t a_stride, const T* filter, int64_t out_step, int64_t ahead, T* sums) {
   constexpr int L = lanes<T>;
   vec<T> sum[ROWS][OUTS] = {};
   for (int64_t k = 0; k < depth; k += L) {
@@ -21,6 +22,7 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* filter, int64_t 
 #pragma GCC unroll 8
     for (int o = 0; o < OUTS; o++) {
       const vec<T> w = load(filter + o * out_step + k);
+      __builtin_prefetch(filter + o * out_step + k + ahead, 0, 2);
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) sum[r][o] += x[r] * w;
     }
@@ -90,13 +92,11 @@ void conv(const GatherConv<T>& p) {
           filter = edge.get();
           step = BLOCK;
         }
-        const int64_t ahead = k + some < depth ? some : OUTS * out_step - k;  // what comes next, and from far
-        for (int64_t o = 0; o < OUTS; o++)
-          for (int64_t j = 0; j < BLOCK; j += LINE<T>) __builtin_prefetch(filter + o * step + ahead + j, 0, 2);
+        const int64_t ahead = k + some < depth ? some : OUTS * out_step - k;
         int64_t t = 0;
         for (; t + POSITIONS <= total; t += POSITIONS)
-          tile<T, POSITIONS>(some, rows.get() + t * stride + k, stride, filter, step, sums.get() + t * OUTS * L);
-        for (; t < total; t++) tile<T, 1>(some, rows.get() + t * stride + k, stride, filter, step, sums.get() + t * OUTS * L);
+          tile<T, POSITIONS>(some, rows.get() + t * stride + k, stride, filter, step, ahead, sums.get() + t * OUTS * L);
+        for (; t < total; t++) tile<T, 1>(some, rows.get() + t * stride + k, stride, filter, step, ahead, sums.get() + t * OUTS * L);
       }
       for (int64_t s = 0; s < count; s += L) {
         T total_of[L];

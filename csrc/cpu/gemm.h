@@ -28,8 +28,8 @@ constexpr int TIGHT_STRIDE = 64;
 constexpr int64_t AHEAD = 8;
 
 // How A is laid out: rows packed at PACKED_STRIDE, or at TIGHT_STRIDE; or in place at a stride given at run time, as rows or,
-// [depth][rows], as columns.
-enum class LayoutA { packed, tight, rows, columns };
+// [depth][rows], as columns. `near` are rows in place, and B no packed panel that the next one follows.
+enum class LayoutA { packed, tight, rows, near, columns };
 
 // Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored.
 // `start` is what the sum starts from (a bias, or zeros), TILE_COLUMNS values for each row, `start_stride` apart (0: the same for all);
@@ -66,8 +66,8 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
     for (int i = 0; i < ROWS; i++) {
       const T value = LAYOUT == LayoutA::packed   ? a[i * PACKED_STRIDE<T> + k]
                       : LAYOUT == LayoutA::tight ? a[i * TIGHT_STRIDE + k]
-                      : LAYOUT == LayoutA::rows  ? a[i * a_stride + k]
-                                                 : a[k * a_stride + i];
+                      : LAYOUT == LayoutA::columns ? a[k * a_stride + i]
+                                                 : a[i * a_stride + k];
 #pragma GCC unroll 2
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }

@@ -46,12 +46,14 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
   const Window& w = p.window;
   const auto& v = p.view;
   const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
-  const int64_t blocks = ceil_div(K, DEPTH), in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
+  const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
+  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % lanes<T> == 0;
+  // Of few positions that lie in place, a block has so much more of each: long runs of the gradient are written at a time.
+  const int64_t width = in_place ? std::max<int64_t>(DEPTH, DEPTH * DEPTH / std::max<int64_t>(total, 1) / N * N) : DEPTH, blocks = ceil_div(K, width);
   const int64_t wanted = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
   const int64_t sums = wanted == 1 ? 1 : ceil_div(wanted, 2) * 2;  // an even number, as that of threads mostly is
   // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
   const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
-  const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % lanes<T> == 0;
   const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS), most = ceil_div(O, tiles);
   const int64_t cuts = cuts_of(items, tiles, in_place ? 0.1 : 0.3);
   Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
@@ -60,7 +62,7 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
     const T zeros[N] = {};
     for (int64_t i = begin; i < end; i++) {
       const int64_t cut = i % cuts, block = i / cuts % blocks, group = i / cuts / blocks % p.groups, sum = i / cuts / blocks / p.groups;
-      const int64_t k0 = block * DEPTH, k1 = std::min<int64_t>(k0 + DEPTH, K);
+      const int64_t k0 = block * width, k1 = std::min<int64_t>(k0 + width, K);
       const int64_t q0 = total * sum / sums, q1 = total * (sum + 1) / sums;
       const int64_t first = tiles * cut / cuts * most, last = std::min(O, tiles * (cut + 1) / cuts * most);
       T* out = direct ? p.grad_weight + v.start + group * v.group_step : partial.get() + (sum * p.groups + group) * O * K;
@@ -78,15 +80,20 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
         }
         const T* const b = in_place ? p.input + q * in_pixel + group * p.in_channels + k0 : packed.get();
         const int64_t b_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
-        for (int64_t k = k0; k < k1; k += N) {
+        const auto multiply = [&](int64_t k, int64_t o) {
           const int64_t columns = std::min<int64_t>(N, k1 - k);
-          for (int64_t o = first; o < last; o += most) {
-            const int rows = std::min(most, last - o);
-            T* c[TILE_ROWS];
-            for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
-            tile_of<T, LayoutA::columns>(rows, columns)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c, columns,
-                                                        q == q0 ? zeros : nullptr, 0);
-          }
+          const int rows = std::min(most, last - o);
+          T* c[TILE_ROWS];
+          for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
+          tile_of<T, LayoutA::columns>(rows, columns)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, c, columns,
+                                                      q == q0 ? zeros : nullptr, 0);
+        };
+        if (width > DEPTH) {
+          for (int64_t o = first; o < last; o += most)
+            for (int64_t k = k0; k < k1; k += N) multiply(k, o);
+        } else {
+          for (int64_t k = k0; k < k1; k += N)
+            for (int64_t o = first; o < last; o += most) multiply(k, o);
         }
       }
     }
