@@ -79,6 +79,7 @@ def operators(library: ModuleType) -> dict[str, tuple[Operator, list[Tensor]]]:
         add(f"adaptive_avg_pool{rank}d", [x], output_size=4)
         add(f"adaptive_max_pool{rank}d", [x], output_size=4)
         add(f"lp_pool{rank}d", [x.abs() + 1], norm_type=2.0, kernel_size=2)
+    add("linear", [torch.randn(2, 5).double(), torch.randn(3, 5).double(), torch.randn(3).double()])
     add("local_response_norm", [picture(2)], size=3)
     add("unfold", [picture(2)], kernel_size=3, padding=1)
     add("fold", [torch.randn(2, 4 * 9, 25).double()], output_size=5, kernel_size=3, padding=1)

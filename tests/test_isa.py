@@ -63,6 +63,23 @@ def test_depthwise_convolutions_of_narrow_pictures(isa: str, channels: int, dtyp
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
 
 
+# Weights larger than what they meet: read in place where they can be, and long runs of their gradient are written at a time. Pixels of
+# 1024 and 512 numbers are a page apart.
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("positions", [1, 8, 13, 15, 29, 64, 65])
+def test_few_positions_and_large_weights(isa: str, positions: int, dtype: torch.dtype) -> None:
+    problems = [
+        ConvProblem((positions, 1024, 1, 1), (33, 1024, 1, 1)),
+        ConvProblem((positions, 144, 1, 1), (512, 144, 1, 1), bias=False),
+        ConvProblem((1, 20, 1, positions), (70, 10, 1, 1), groups=2),
+        ConvProblem((1, 67, 1, positions), (130, 67, 1, 1)),
+        ConvProblem((positions, 2049, 1, 1), (7, 2049, 1, 1)),
+    ]
+    with ops.algorithm("im2col"):
+        for problem in problems:
+            assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_positions(isa: str, width: int, dtype: torch.dtype) -> None:

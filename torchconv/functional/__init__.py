@@ -30,6 +30,9 @@ from torchconv.functional.fused import (
     conv_relu2d,
     conv_relu_pool2d,
 )
+from torchconv.functional.linear import (
+    linear,
+)
 from torchconv.functional.local_response_norm import (
     local_response_norm,
 )
@@ -80,6 +83,7 @@ __all__ = [
     "conv_with",
     "fold",
     "im2col",
+    "linear",
     "local_response_norm",
     "lp_pool1d",
     "lp_pool2d",

@@ -22,6 +22,10 @@ from torchconv.nn.fused import (
     ConvReLU2d,
     ConvReLUPool2d,
 )
+from torchconv.nn.linear import (
+    LazyLinear,
+    Linear,
+)
 from torchconv.nn.normalization import LocalResponseNorm
 from torchconv.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -72,6 +76,8 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "LazyLinear",
+    "Linear",
     "LocalResponseNorm",
     "MaxPool1d",
     "MaxPool2d",
