@@ -63,8 +63,8 @@ def test_depthwise_convolutions_of_narrow_pictures(isa: str, channels: int, dtyp
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
 
 
-# Weights larger than what they meet: read in place where they can be, and long runs of their gradient are written at a time. Pixels of
-# 1024 and 512 numbers are a page apart.
+# Weights larger than what they meet: read in place where they can be, and long runs of their gradient are written at a
+# time. Pixels of 1024 and 512 numbers are a page apart.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("positions", [1, 8, 13, 15, 29, 64, 65])
 def test_few_positions_and_large_weights(isa: str, positions: int, dtype: torch.dtype) -> None:

@@ -32,7 +32,9 @@ def test_equals_torch(shape: tuple[int, ...], bias: bool) -> None:
     assert ours.shape == theirs.shape
     assert_close(ours, theirs.float())
     grad_output = filled(ours.shape, torch.float32, 3)
-    for grad, expected in zip(gradients(ours, mine, grad_output), gradients(theirs, exact, grad_output.double()), strict=True):
+    for grad, expected in zip(
+        gradients(ours, mine, grad_output), gradients(theirs, exact, grad_output.double()), strict=True
+    ):
         assert grad.is_contiguous()
         assert relative_error(grad, expected) <= 1e-6
 
@@ -40,13 +42,19 @@ def test_equals_torch(shape: tuple[int, ...], bias: bool) -> None:
 @compiled_only
 def test_any_strides() -> None:
     input, weight, bias = operands()
-    for x, w in ((input.T.contiguous().T, weight), (input, weight.T.contiguous().T), (input.repeat(1, 2)[:, ::2], weight)):
+    for x, w in (
+        (input.T.contiguous().T, weight),
+        (input, weight.T.contiguous().T),
+        (input.repeat(1, 2)[:, ::2], weight),
+    ):
         assert ops.linear_serves(x, w, bias)
         mine, exact = [leaf(x), leaf(w)], [leaf(x.double()), leaf(w.double())]
         ours, theirs = linear(*mine), F.linear(*exact)
         assert relative_error(ours, theirs) <= 1e-6
         grad_output = filled(ours.shape, torch.float32, 3)
-        for pair in zip(gradients(ours, mine, grad_output), gradients(theirs, exact, grad_output.double()), strict=True):
+        for pair in zip(
+            gradients(ours, mine, grad_output), gradients(theirs, exact, grad_output.double()), strict=True
+        ):
             assert relative_error(*pair) <= 1e-6
 
 
@@ -59,7 +67,9 @@ def test_derivatives_of_second_order_and_forward_mode_and_vmap() -> None:
     def second(function, operands: list[Tensor]) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
         leaves = [leaf(t) for t in operands]
         first = torch.autograd.grad(function(*leaves).square().sum(), leaves, create_graph=True)
-        return torch.autograd.grad(sum((g * d.to(g.dtype)).sum() for g, d in zip(first, directions, strict=True)), leaves)
+        return torch.autograd.grad(
+            sum((g * d.to(g.dtype)).sum() for g, d in zip(first, directions, strict=True)), leaves
+        )
 
     for ours, theirs in zip(second(linear, tensors), second(F.linear, exact), strict=True):
         assert relative_error(ours, theirs) <= 2e-6
@@ -90,7 +100,12 @@ def test_torch_computes_what_is_faster_or_exact_there() -> None:
 
 @pytest.mark.parametrize(
     ("input", "weight", "bias"),
-    [((3, IN + 1), (OUT, IN), (OUT,)), ((3, IN), (OUT, IN), (OUT + 1,)), ((), (OUT, IN), (OUT,)), ((3, IN), (OUT, IN, 1), (OUT,))],
+    [
+        ((3, IN + 1), (OUT, IN), (OUT,)),
+        ((3, IN), (OUT, IN), (OUT + 1,)),
+        ((), (OUT, IN), (OUT,)),
+        ((3, IN), (OUT, IN, 1), (OUT,)),
+    ],
     ids=["features", "bias", "scalar", "rank"],
 )
 def test_wrong_shapes_are_torchs_errors(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...]) -> None:

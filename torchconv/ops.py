@@ -103,7 +103,7 @@ def empty(like: Tensor, size: Ints, channels_last: bool) -> Tensor:
 
 
 def empty_cache() -> None:
-    """Give the large blocks of memory that the kernels keep for reuse, at most 128 MiB, back to the system."""
+    """Give the large blocks of memory that the kernels keep for reuse, at most 512 MiB, back to the system."""
     if _extension.LOADED:
         torch.ops.torchconv.empty_cache()
 

@@ -255,6 +255,9 @@ def conv_operands(
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor | None, ConvGeometry, bool]:
     """A convolution's checked operands, the input with a batch; its geometry; and whether there was a batch."""
+    key = _key(rank, input, weight, bias, stride, padding, dilation, groups)
+    if key is not None and key in _checked:
+        return input, weight, bias, _checked[key], True
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
@@ -265,7 +268,47 @@ def conv_operands(
     check_channels(function, rank, input, weight, bias, groups)
     input, window, _ = conv_window(function, input, weight, stride, padding, dilation)
     geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
+    if key is not None and batched:
+        if len(_checked) >= _MOST_CHECKED:
+            _checked.clear()
+        _checked[key] = geometry
     return input if batched else input.unsqueeze(0), weight, bias, geometry, batched
+
+
+# Calls whose operands went together: to check them again would take as long as a small layer's convolution.
+_checked: dict[Any, ConvGeometry] = {}
+_MOST_CHECKED = 4096
+
+
+def _key(
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: str | IntOrInts,
+    dilation: IntOrInts,
+    groups: int,
+) -> Any:
+    """All that the checks ask for, or None where that can't be told, or where more is done than to check.
+
+    Types are part of it: True is no stride, but equal to one.
+    """
+    if type(padding) is str or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return None
+    try:
+        on_cpu = input.is_cpu and weight.is_cpu and (bias is None or bias.is_cpu)
+        if not on_cpu or ops.autocast_dtype(input) is not None:
+            return None
+        shapes = (input.shape, weight.shape, None if bias is None else bias.shape)
+        dtypes = (input.dtype, weight.dtype, None if bias is None else bias.dtype)
+        window = (stride, padding, dilation)
+        types = [tuple(map(type, value)) if type(value) is tuple else type(value) for value in window]
+        key = (rank, shapes, dtypes, window, *types, groups, type(groups), ops.current_algorithm())
+        hash(key)
+    except (TypeError, AttributeError):  # a list, a symbolic size, or no tensor
+        return None
+    return key
 
 
 def _conv_transpose(
@@ -327,6 +370,8 @@ def _conv_transpose(
         shift = bias.reshape(-1, *[1] * rank)
         if output.dtype == torch.complex32:  # torch can't add those up in the bias's gradient
             output = (output.to(torch.complex64) + shift.to(torch.complex64)).to(output.dtype)
-        else:
+        elif torch._C._are_functorch_transforms_active():  # the bias may have a batch that the output hasn't
             output = output + shift
+        else:
+            output.add_(shift)
     return output if batched else output.squeeze(0)

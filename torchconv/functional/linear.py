@@ -11,9 +11,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The products of rows and weights, input @ weight^T + bias. Equivalent to `torch.nn.functional.linear`.
 
     In the classifier of an AlexNet or a VGG, and in its gradients, the time goes into reading and writing weights, not
-    into multiplying them. So where a weight of a million elements and more meets up to 32 rows, this is a convolution of
-    pictures of one pixel (Long, Shelhamer & Darrell 2015, arXiv:1411.4038, section 3.1), whose kernels pass by the
-    weight once; else it is torch's own.
+    into multiplying them. So where a float32 weight of a million elements and more meets up to 32 rows, this is a
+    convolution of pictures of one pixel (Long, Shelhamer & Darrell 2015, arXiv:1411.4038, section 3.1), whose kernels
+    pass by the weight once; else, and while compiling, it is torch's own.
 
     Args:
         input: (..., C).

@@ -25,7 +25,7 @@ SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 # csrc/cpu/blocks.h
 PAGE = 1 << 16
 SMALLEST = 2 << 20
-KEPT = 128 << 20
+KEPT = 512 << 20
 
 VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
 

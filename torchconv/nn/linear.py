@@ -15,4 +15,4 @@ class Linear(nn.Linear):
 class LazyLinear(nn.LazyLinear):
     """A drop-in for `torch.nn.LazyLinear`: becomes a `torchconv.Linear` with its first input."""
 
-    cls_to_become = Linear  # type: ignore[assignment]  # torch's stubs want exactly theirs
+    cls_to_become = Linear
