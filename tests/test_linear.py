@@ -88,10 +88,13 @@ def test_torch_computes_what_is_faster_or_exact_there() -> None:
         (input.bfloat16(), weight.bfloat16(), bias.bfloat16()),
         (input, weight[:1000], bias[:1000]),
         (input[:0], weight, bias),
+        (input[:1], weight, bias),
     ]
     for tensors in others:
         assert not ops.linear_serves(*tensors)
         assert torch.equal(linear(*tensors), F.linear(*tensors))
+    if ops.linear_serves(input, weight, bias):
+        assert ops.linear_serves(input[:1], leaf(weight), bias)  # the weight's gradient is wanted
     with ops.algorithm("reference"):
         assert not ops.linear_serves(input, weight, bias)
     with torch.autocast("cpu", torch.bfloat16):

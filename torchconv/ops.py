@@ -259,13 +259,19 @@ def conv_weight(
 def linear_serves(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a matrix product of `input`'s rows with a weight (O, C) is best computed as a convolution of one pixel.
 
-    Measured on two kinds of processor: where the weight is more than the caches hold, and rows are so few that reading
-    it takes longer than multiplying.
+    So it is, by measurement, where the weight is more than the caches hold, and rows are so few that reading it takes
+    longer than multiplying. One row alone is read as fast by torch, but for the weight's gradient.
     """
     if torch.compiler.is_compiling() or not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return False
     fits = weight.dim() == 2 and input.dim() > 0 and input.shape[-1] == weight.shape[1] and weight.numel() >= 1 << 20
-    if not fits or not 0 < input.numel() <= 32 * weight.shape[1] or input.dtype != torch.float32 or not input.is_cpu:
+    least = 1 if weight.requires_grad and torch.is_grad_enabled() else 2
+    if (
+        not fits
+        or not least * weight.shape[1] <= input.numel() <= 32 * weight.shape[1]
+        or input.dtype != torch.float32
+        or not input.is_cpu
+    ):
         return False
     alike = all(t.dtype == input.dtype and t.device == input.device for t in (weight, bias) if t is not None)
     fits = alike and (bias is None or bias.shape == weight.shape[:1]) and autocast_dtype(input) is None
