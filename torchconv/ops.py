@@ -264,18 +264,13 @@ def linear_serves(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return False
-    fits = weight.dim() == 2 and input.dim() > 0 and input.shape[-1] == weight.shape[1] and weight.numel() >= 1 << 20
-    least = 1 if weight.requires_grad and torch.is_grad_enabled() else 2
-    if (
-        not fits
-        or not least * weight.shape[1] <= input.numel() <= 32 * weight.shape[1]
-        or input.dtype != torch.float32
-        or not input.is_cpu
-    ):
+    if weight.dim() != 2 or weight.numel() < 1 << 20 or input.dim() == 0 or input.shape[-1] != weight.shape[1]:
         return False
-    alike = all(t.dtype == input.dtype and t.device == input.device for t in (weight, bias) if t is not None)
-    fits = alike and (bias is None or bias.shape == weight.shape[:1]) and autocast_dtype(input) is None
-    return fits and _compiled(input, _algorithm, "convolutions")
+    least = 1 if weight.requires_grad and torch.is_grad_enabled() else 2
+    if not least <= input.numel() // weight.shape[1] <= 32 or (bias is not None and bias.shape != weight.shape[:1]):
+        return False
+    alike = all(t.is_cpu and t.dtype == torch.float32 for t in (input, weight, bias) if t is not None)
+    return alike and autocast_dtype(input) is None and _compiled(input, _algorithm, "convolutions")
 
 
 def gram(features: Tensor) -> Tensor:
