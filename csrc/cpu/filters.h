@@ -51,17 +51,22 @@ struct Filters {
     }
   }
 
-  // Fetches ahead what read() will: short runs of many filters, which is not what a processor guesses.
+  // Fetches ahead what read() will: short runs of many filters, which is not what a processor guesses. Of what shares a cache line, one
+  // element is enough.
   void prefetch(int64_t in, int64_t ins, int64_t out, int64_t outs) const {
-    const T* from = data + in * in_step + out * out_step;
+    const T* const from = data + in * in_step + out * out_step;
     const auto [low, high] = std::minmax_element(offset.begin(), offset.end());
-    const bool together = *high - *low < 2 * in_step;  // the taps of a channel, and then those of the next one
-    for (int64_t o = 0; o < outs; o++, from += out_step) {
-      if (together)
-        for (int64_t i = 0; i < (ins - 1) * in_step + *high - *low; i += LINE<T>) __builtin_prefetch(from + *low + i, 0, 3);
-      else
-        for (const int64_t tap : offset)
-          for (int64_t i = 0; i < ins; i += LINE<T>) __builtin_prefetch(from + tap + i * in_step, 0, 3);
+    const bool near = *high - *low < LINE<T> && std::min(in_step, out_step) <= LINE<T>;
+    const auto a_line = [](int64_t step) { return std::max<int64_t>(1, LINE<T> / std::max<int64_t>(1, step)); };
+    const int64_t ins_a_line = a_line(in_step), outs_a_line = a_line(out_step);
+    for (int64_t o = 0; o < outs; o += outs_a_line) {
+      for (int64_t i = 0; i < ins; i += ins_a_line) {
+        const T* const filter = from + o * out_step + i * in_step;
+        if (near)
+          __builtin_prefetch(filter + *low, 0, 3);
+        else
+          for (const int64_t tap : offset) __builtin_prefetch(filter + tap, 0, 3);
+      }
     }
   }
 
