@@ -47,7 +47,7 @@ def test_other_shapes_dtypes_and_functions_are_checked(operands: tuple[Tensor, .
         with pytest.raises(RuntimeError):
             conv2d(*wrong, *WINDOW)
     with pytest.raises(RuntimeError, match="conv1d"):
-        conv1d(*operands, *WINDOW)  # type: ignore[arg-type]
+        conv1d(*operands, *WINDOW)
     assert conv2d(input[0], weight, bias, *WINDOW).shape == (6, 3, 3)
 
 

@@ -1,5 +1,7 @@
 """Fully connected layers: few rows and a large weight are a convolution, everything else is torch's."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from grid import compiled_only, filled, gradients, leaf, relative_error
@@ -64,7 +66,7 @@ def test_derivatives_of_second_order_and_forward_mode_and_vmap() -> None:
     exact = [t.double() for t in tensors]
     directions = [filled(t.shape, torch.float32, 5 + i) for i, t in enumerate(tensors)]
 
-    def second(function, operands: list[Tensor]) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    def second(function: Callable[..., Tensor], operands: list[Tensor]) -> tuple[Tensor, ...]:
         leaves = [leaf(t) for t in operands]
         first = torch.autograd.grad(function(*leaves).square().sum(), leaves, create_graph=True)
         return torch.autograd.grad(

@@ -256,8 +256,9 @@ def conv_operands(
 ) -> tuple[Tensor, Tensor, Tensor | None, ConvGeometry, bool]:
     """A convolution's checked operands, the input with a batch; its geometry; and whether there was a batch."""
     key = _key(rank, input, weight, bias, stride, padding, dilation, groups)
-    if key is not None and key in _checked:
-        return input, weight, bias, _checked[key], True
+    known = None if key is None else _checked.get(key)
+    if known is not None:
+        return input, weight, bias, known, True
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
     groups = check_operands(function, rank, input, weight, bias, groups)
