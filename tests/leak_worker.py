@@ -1,6 +1,6 @@
-"""200 steps in a process of its own: prints its resident bytes after the first 40 and at the end.
+"""200 steps in a process of its own: prints its resident bytes, and the most that they have been, after the first 40 and at the end.
 
-python tests/leak_worker.py train|style|fail
+python tests/leak_worker.py train|style|fail|layer
 """
 
 import sys
@@ -68,16 +68,30 @@ def style() -> Callable[[], None]:
     return step
 
 
+def layer() -> Callable[[], None]:
+    """A layer called many times. Its results and working memory come from the heap, where pieces must fit the next call's."""
+    conv, inputs = torchconv.Conv2d(64, 384, 1), torch.randn(1, 64, 14, 14).to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.no_grad():
+            for _ in range(150):
+                conv(inputs)
+
+    return step
+
+
 def main() -> None:
-    step = {"train": train, "style": style, "fail": fail}[sys.argv[1]]()
+    step = {"train": train, "style": style, "fail": fail, "layer": layer}[sys.argv[1]]()
     for _ in range(SETTLE):
         step()
+    most = resident("VmHWM")
     give_back()
     settled = resident("VmRSS")
     for _ in range(STEPS):
         step()
+    most_at_the_end = resident("VmHWM")
     give_back()
-    print(settled, resident("VmRSS"))
+    print(settled, resident("VmRSS"), most, most_at_the_end)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,10 @@ def test_threads_share_the_blocks() -> None:
 @pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's account of a process")
-@pytest.mark.parametrize("what", ["train", "style", "fail"])
+@pytest.mark.parametrize("what", ["train", "style", "fail", "layer"])
 def test_memory_stays_flat_over_200_steps(what: str) -> None:
     worker = subprocess.run([sys.executable, WORKER, what], capture_output=True, text=True, timeout=300)
     assert worker.returncode == 0, worker.stderr
-    settled, final = map(int, worker.stdout.split())
+    settled, final, most, most_at_the_end = map(int, worker.stdout.split())
     assert final - settled < 3e6
+    assert most_at_the_end - most < 10e6  # nor is free memory piled up that nothing fits into
