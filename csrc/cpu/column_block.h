@@ -57,12 +57,15 @@ class ColumnBlock {
   }
 
   bool packed() const { return as == ColumnsAs::packed; }
-  const std::vector<Tile>& tiles() const { return all_tiles; }
+  // The block's positions, in tiles of at most TILE_ROWS or, wide ones, WIDE_ROWS.
+  const std::vector<Tile>& tiles() const { return tall; }
+  const std::vector<Tile>& wide_tiles() const { return wide; }
 
   // The positions [first, first + count).
   void move_to(int64_t from, int64_t count) {
     first = from;
-    all_tiles.clear();
+    tall.clear();
+    wide.clear();
     if (as != ColumnsAs::lines) {
       add_tiles(0, count, 0, 0);
       OutputPosition at(w.output, first);
@@ -100,10 +103,12 @@ class ColumnBlock {
   }
 
  private:
-  // Of about the same size: 16 are 8 and 8, not 14 and 2.
   void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
-    const int64_t most = ceil_div(count, ceil_div(count, TILE_ROWS));
-    for (int64_t i = 0; i < count; i += most) all_tiles.push_back({from + i, std::min(most, count - i), line, x + i});
+    const auto add = [&](std::vector<Tile>& to, int64_t most) {
+      for (int64_t i = 0; i < count; i += most) to.push_back({from + i, std::min(most, count - i), line, x + i});
+    };
+    add(tall, rows_of_tile(count, TILE_ROWS));
+    if (WIDE_ROWS > 0) add(wide, rows_of_tile(count, WIDE_ROWS));
   }
 
   // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
@@ -151,16 +156,16 @@ class ColumnBlock {
   const int64_t pitch;  // from one pixel to the next in the lines
   const bool runs;      // whether each line of the kernel is a run in them
   int64_t first = 0;
-  std::vector<Tile> all_tiles;
+  std::vector<Tile> tall, wide;
   std::vector<Corner> corners;
   std::vector<const E*> lines;  // [line of the block's][line of the kernel]
   std::optional<Scratch<E>> copies, zeros;
 };
 
-// Blocks of positions, and their panels in `cuts` parts. How the work is cut never changes the order in which an output element is summed,
-// so results do not depend on the number of threads.
+// Blocks of positions, and their panels in `cuts` parts: by twos, for wide tiles, unless there are too few for the threads. How the work is
+// cut never changes the order in which an output element is summed, so results do not depend on the number of threads.
 struct GatherBlocks {
-  int64_t total, unit, units, blocks, panels, cuts;
+  int64_t total, unit, units, blocks, panels, together, cuts;
 
   GatherBlocks(const Window& w, int64_t positions, int64_t panel_count, ColumnsAs as)
       : total(positions),
@@ -168,13 +173,15 @@ struct GatherBlocks {
         units(ceil_div(total, unit)),
         blocks(ceil_div(units, BLOCK_ROWS / unit)),
         panels(panel_count),
-        cuts(cuts_of(blocks, panels, as == ColumnsAs::packed ? 0.3 : 0.1)) {}
+        together(WIDE_ROWS > 0 && blocks * panels >= 4 * torch::stable::get_num_threads() ? 2 : 1),
+        cuts(cuts_of(blocks, ceil_div(panels, together), as == ColumnsAs::packed ? 0.3 : 0.1)) {}
   // run(first, count, panel_begin, panel_end) of each part.
   template <class F>
   void each(int64_t begin, int64_t end, const F& run) const {
     for (int64_t i = begin; i < end; i++) {
-      const int64_t block = i / cuts, cut = i % cuts, first = units * block / blocks * unit;
-      run(first, std::min(total, units * (block + 1) / blocks * unit) - first, panels * cut / cuts, panels * (cut + 1) / cuts);
+      const int64_t block = i / cuts, cut = i % cuts, first = units * block / blocks * unit, all = ceil_div(panels, together);
+      run(first, std::min(total, units * (block + 1) / blocks * unit) - first, all * cut / cuts * together,
+          std::min(panels, all * (cut + 1) / cuts * together));
     }
   }
 };

@@ -19,6 +19,10 @@ struct Panels {
 
   int64_t column(int64_t panel) const { return panel % of_phase * TILE_COLUMNS<T>; }
   int64_t columns(int64_t panel) const { return std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column(panel)); }
+  // Whether the next one has the next output channels, and a wide tile computes both, before panel `end`.
+  bool is_pair(int64_t panel, int64_t end) const {
+    return WIDE_ROWS > 0 && panel + 1 < end && column(panel) + WIDE_COLUMNS<T> <= p.out_channels;
+  }
   // How many output positions lie between its phase and the first one.
   int64_t shift(int64_t panel) const {
     if (!p.every_phase) return 0;
@@ -131,17 +135,22 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
   for (int64_t group = 0; group < p.groups; group++) {
     for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += DEPTH) {
       block.each_run(group, depth, std::min(depth + DEPTH, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
-        for (int64_t panel = panel_begin; panel < panel_end; panel++) {
-          const int64_t column = group * p.out_channels + panels.column(panel), columns = panels.columns(panel);
+        for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
+          const bool wide = panels.is_pair(panel, panel_end), packed = block.packed() && !wide;
+          together = wide ? 2 : 1;
+          const int64_t column = group * p.out_channels + panels.column(panel), columns = wide ? WIDE_COLUMNS<T> : panels.columns(panel);
           const int64_t to = panels.shift(panel) * out_pixel + column;
-          T start[N] = {};
+          T start[WIDE_COLUMNS<T>] = {};
           if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
           const T* b = weight.panel(group, depth / DEPTH, panel) + (begin - depth) * N;
-          for (const auto& tile : block.tiles()) {
+          bool far = true;
+          for (const auto& tile : wide ? block.wide_tiles() : block.tiles()) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < tile.rows; r++) c[r] = row[tile.first + r] + to;
-            const auto multiply = block.packed() ? tile_of<T, LayoutA::packed>(tile.rows, columns) : tile_of<T, LayoutA::rows>(tile.rows, columns);
-            multiply(end - begin, row_of(tile), distance, b, N, c, columns, begin == 0 ? start : nullptr, 0);
+            const auto multiply = far ? (packed ? tile_of<T, LayoutA::packed, true>(tile.rows, columns) : tile_of<T, LayoutA::rows, true>(tile.rows, columns))
+                                      : (packed ? tile_of<T, LayoutA::packed>(tile.rows, columns) : tile_of<T, LayoutA::rows>(tile.rows, columns));
+            multiply(end - begin, row_of(tile), distance, b, N, DEPTH * N, c, columns, begin == 0 ? start : nullptr, 0);
+            far = false;
           }
         }
       });
@@ -149,7 +158,8 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
   }
 }
 
-// Few positions whose columns lie in place: the weights are the larger operand. Each panel of them is packed where it is used.
+// Few positions whose columns lie in place: the weights are the larger operand. Each panel of them, or two for wide tiles where that leaves
+// no thread waiting for the others, is packed where it is used.
 constexpr int64_t FEW_POSITIONS = 256;
 
 template <class T>
@@ -158,29 +168,39 @@ void gather_by_panels(const GatherConv<T>& p) {
   const Phases<T> filters({Panels<T>(p)});
   const Panels<T>& panels = filters.panels[0];
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
-  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = filters.channels_at_a_time();
+  const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = filters.channels_at_a_time(), pair = phases * C * N;
+  const int64_t threads = torch::stable::get_num_threads(), turns = ceil_div(p.groups * panels.of_phase, threads);
+  const int64_t together = WIDE_ROWS > 0 && 16 * ceil_div(p.groups * ceil_div(panels.of_phase, 2), threads) <= 9 * turns ? 2 : 1;
+  const int64_t items = ceil_div(panels.of_phase, together);
   T* row[FEW_POSITIONS];
   locate_rows(p, p.output, 0, total, row);
-  torch::stable::parallel_for(0, p.groups * panels.of_phase, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weight(phases * C * N), chunk(filters.chunk());
+  torch::stable::parallel_for(0, p.groups * items, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weight(together * pair), chunk(filters.chunk());
     for (int64_t i = begin; i < end; i++) {
-      const int64_t group = i / panels.of_phase, first = i % panels.of_phase;
-      for (int64_t in = 0; in < C; in += step)
-        filters.pack(group, first, in, std::min(step, C - in), chunk.get(), [&](size_t, int64_t panel, int64_t k, const T* row) {
-          copy_run(row, weight.get() + (panel / panels.of_phase * C + k) * N, N);
-        });
-      const int64_t column = group * p.out_channels + panels.column(first), columns = panels.columns(first);
-      T start[N] = {};
-      if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
-      for (int64_t phase = 0; phase < phases; phase++) {
-        const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
-        for (int64_t in = 0; in < C; in += DEPTH) {
-          for (int64_t t = 0; t < total; t += TILE_ROWS) {
-            const int64_t rows = std::min<int64_t>(TILE_ROWS, total - t);
-            T* c[TILE_ROWS];
-            for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
-            tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel,
-                                            weight.get() + (phase * C + in) * N, N, c, columns, in == 0 ? start : nullptr, 0);
+      const int64_t group = i / items, first = i % items * together, last = std::min(first + together, panels.of_phase);
+      for (int64_t some = first; some < last; some++)
+        for (int64_t in = 0; in < C; in += step)
+          filters.pack(group, some, in, std::min(step, C - in), chunk.get(), [&](size_t, int64_t panel, int64_t k, const T* row) {
+            copy_run(row, weight.get() + (some - first) * pair + (panel / panels.of_phase * C + k) * N, N);
+          });
+      for (int64_t panel = first, width; panel < last; panel += width) {
+        const bool wide = panels.is_pair(panel, last);
+        width = wide ? 2 : 1;
+        const int64_t column = group * p.out_channels + panels.column(panel), columns = wide ? WIDE_COLUMNS<T> : panels.columns(panel);
+        const int64_t most = rows_of_tile(total, wide ? WIDE_ROWS : TILE_ROWS);
+        T start[WIDE_COLUMNS<T>] = {};
+        if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
+        for (int64_t phase = 0; phase < phases; phase++) {
+          const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
+          for (int64_t in = 0; in < C; in += DEPTH) {
+            const T* const b = weight.get() + (panel - first) * pair + (phase * C + in) * N;
+            for (int64_t t = 0; t < total; t += most) {
+              const int64_t rows = std::min(most, total - t);
+              T* c[TILE_ROWS];
+              for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
+              tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel, b, N, pair, c,
+                                                       columns, in == 0 ? start : nullptr, 0);
+            }
           }
         }
       }
@@ -200,7 +220,7 @@ template <class T>
 void gather_in_place(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>, ROWS = 16, RUN = 32;  // of the weights: as many as the processor fetches ahead by itself; panels
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), panels = ceil_div(p.out_channels, N);
-  const int64_t pixel = p.groups * C, pitch = collide<T>(pixel) ? pixel + LINE<T> : pixel, most = ceil_div(total, ceil_div(total, TILE_ROWS));
+  const int64_t pixel = p.groups * C, pitch = collide<T>(pixel) ? pixel + LINE<T> : pixel, most = rows_of_tile(total, TILE_ROWS);
   const Scratch<T> copy(pitch == pixel ? 0 : total * pitch);
   if (pitch != pixel) copy_matrix(total, pixel, p.input, pixel, 1, copy.get(), pitch, 1);
   const T* const input = pitch == pixel ? p.input : copy.get();
@@ -229,7 +249,7 @@ void gather_in_place(const GatherConv<T>& p) {
             const int64_t rows = std::min(most, total - t);
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + column;
-            tile_of<T, LayoutA::near>(rows, columns)(depth, input + t * pitch + group * C + in, pitch, b, b_stride, c, columns, in == 0 ? start : nullptr, 0);
+            tile_of<T, LayoutA::rows>(rows, columns)(depth, input + t * pitch + group * C + in, pitch, b, b_stride, 0, c, columns, in == 0 ? start : nullptr, 0);
           }
         }
       }

@@ -1,8 +1,10 @@
 // The micro-kernel that all convolutions end in: C[rows][columns] += A[rows][depth] * B[depth][columns].
 //
-// A tile of C (TILE_ROWS x TILE_COLUMNS) lives in registers while the depth runs: each step loads one row of B
-// (two vectors), broadcasts one element of A per row and multiplies-adds. 14 x 2 accumulators fill the 32 registers
-// of AVX-512, 6 x 2 the 16 of AVX2 and SSE2, and leave enough independent chains to hide the latency of FMA.
+// A tile of C lives in registers while the depth runs: each step loads one row of B, broadcasts one element of A per row and
+// multiplies-adds. Tiles are tall, TILE_ROWS x TILE_COLUMNS: 14 x 2 accumulators fill the 32 registers of AVX-512, 6 x 2 the 16 of AVX2
+// and SSE2, and leave enough independent chains to hide the latency of FMA. With AVX-512 they may be wide, too: 6 x 4 take 10 loads for
+// 24 multiplications where tall ones take 16 for 28, and all addresses find a register. On a core that is shared with another thread
+// they are up to a fifth faster.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
@@ -10,6 +12,11 @@ constexpr int TILE_ROWS = VECTOR_BYTES == 64 ? 14 : 6;
 constexpr int TILE_VECTORS = 2;
 template <class T>
 constexpr int TILE_COLUMNS = TILE_VECTORS * lanes<T>;
+
+// Rows of a wide tile, which has twice the columns; none where there are too few registers.
+constexpr int WIDE_ROWS = VECTOR_BYTES == 64 ? 6 : 0;
+template <class T>
+constexpr int WIDE_COLUMNS = 2 * TILE_COLUMNS<T>;
 
 // Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
 constexpr int DEPTH = 128;
@@ -28,28 +35,34 @@ constexpr int TIGHT_STRIDE = 64;
 constexpr int64_t AHEAD = 8;
 
 // How A is laid out: rows packed at PACKED_STRIDE, or at TIGHT_STRIDE; or in place at a stride given at run time, as rows or,
-// [depth][rows], as columns. `near` are rows in place, and B no packed panel that the next one follows.
-enum class LayoutA { packed, tight, rows, near, columns };
+// [depth][rows], as columns.
+enum class LayoutA { packed, tight, rows, columns };
 
-// Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored.
-// `start` is what the sum starts from (a bias, or zeros), TILE_COLUMNS values for each row, `start_stride` apart (0: the same for all);
+// Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored. The columns of a wide tile are those of
+// two panels of B, `pair` apart.
+// `start` is what the sum starts from (a bias, or zeros), a value a column for each row, `start_stride` apart (0: the same for all);
 // null to add the sum to what C holds. Sums of short sums: they err less than one long one.
-template <class T, int ROWS, LayoutA LAYOUT, int V>
-void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* const* c, int64_t columns,
+// FAR: the panel of packed weights that follows is fetched ahead, too, by the first tile that meets this one. From a large layer it
+// comes from far, and not at the processor's own guess.
+template <class T, int ROWS, LayoutA LAYOUT, int V, bool FAR>
+void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t pair, T* const* c, int64_t columns,
           const T* start, int64_t start_stride) {
   constexpr int L = lanes<T>;
+  const auto column = [&](int j) __attribute__((always_inline)) { return j / TILE_VECTORS * pair + j % TILE_VECTORS * L; };
   vec<T> sum[ROWS][V];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < V; j++) sum[i][j] = start != nullptr ? load(start + i * start_stride + j * L) : vec<T>{};
   }
   for (int64_t k = 0; k < depth; k++) {
     vec<T> row[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < V; j++) {
-      row[j] = load(b + k * b_stride + j * L);
-      __builtin_prefetch(b + (k + AHEAD) * b_stride + j * L, 0, 3);
+      const T* const from = b + k * b_stride + column(j);
+      row[j] = load(from);
+      __builtin_prefetch(from + AHEAD * b_stride, 0, 3);
+      if constexpr (FAR) __builtin_prefetch(from + ceil_div(V, TILE_VECTORS) * DEPTH * TILE_COLUMNS<T>, 0, 2);
     }
     if constexpr (LAYOUT == LayoutA::columns) {
       __builtin_prefetch(a + (k + AHEAD) * a_stride, 0, 3);
@@ -57,18 +70,13 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
     } else if constexpr (LAYOUT == LayoutA::tight) {
       __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
     }
-    if constexpr (LAYOUT == LayoutA::packed || LAYOUT == LayoutA::rows) {
-      // The next panel of weights: from a large layer it comes from far, and not at the processor's own guess.
-#pragma GCC unroll 2
-      for (int j = 0; j < V; j++) __builtin_prefetch(b + DEPTH * TILE_COLUMNS<T> + k * b_stride + j * L, 0, 2);
-    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const T value = LAYOUT == LayoutA::packed   ? a[i * PACKED_STRIDE<T> + k]
                       : LAYOUT == LayoutA::tight ? a[i * TIGHT_STRIDE + k]
                       : LAYOUT == LayoutA::columns ? a[k * a_stride + i]
                                                  : a[i * a_stride + k];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }
   }
@@ -82,29 +90,41 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
         std::memset(edge, 0, sizeof edge);
         std::memcpy(edge, c[i], columns * sizeof(T));
       }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < V; j++) sum[i][j] += load(to + j * L);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < V; j++) store(to + j * L, sum[i][j]);
     if (!whole) std::memcpy(c[i], edge, columns * sizeof(T));
   }
 }
 
 template <class T>
-using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T* const*, int64_t, const T*, int64_t);
+using Tile = void (*)(int64_t, const T*, int64_t, const T*, int64_t, int64_t, T* const*, int64_t, const T*, int64_t);
 
-// The tile for numbers of rows and columns known at run time, 1 to TILE_ROWS and TILE_COLUMNS.
-template <class T, LayoutA LAYOUT, int ROWS = TILE_ROWS>
-Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
+// tile() for a number of rows known at run time, 1 to ROWS.
+template <class T, LayoutA LAYOUT, int V, bool FAR, int ROWS>
+Tile<T> tile_of_rows(int rows) {
   if constexpr (ROWS > 1) {
-    if (rows < ROWS) return tile_of<T, LAYOUT, ROWS - 1>(rows, columns);
+    if (rows < ROWS) return tile_of_rows<T, LAYOUT, V, FAR, ROWS - 1>(rows);
+  }
+  return tile<T, ROWS, LAYOUT, V, FAR>;
+}
+
+// The tile for numbers of rows and columns known at run time: 1 to TILE_ROWS and TILE_COLUMNS, or 1 to WIDE_ROWS and WIDE_COLUMNS.
+template <class T, LayoutA LAYOUT, bool FAR = false>
+Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
+  if constexpr (WIDE_ROWS > 0 && (LAYOUT == LayoutA::rows || LAYOUT == LayoutA::columns)) {
+    if (columns > TILE_COLUMNS<T>) return tile_of_rows<T, LAYOUT, 2 * TILE_VECTORS, FAR, WIDE_ROWS>(rows);
   }
   if constexpr (LAYOUT != LayoutA::tight) {
-    if (columns <= lanes<T>) return tile<T, ROWS, LAYOUT, 1>;
+    if (columns <= lanes<T>) return tile_of_rows<T, LAYOUT, 1, FAR, TILE_ROWS>(rows);
   }
-  return tile<T, ROWS, LAYOUT, TILE_VECTORS>;
+  return tile_of_rows<T, LAYOUT, TILE_VECTORS, FAR, TILE_ROWS>(rows);
 }
+
+// Rows of a tile, of `total` in all: 16 are 8 and 8, not 14 and 2.
+inline int64_t rows_of_tile(int64_t total, int64_t most) { return ceil_div(total, ceil_div(total, most)); }
 
 // Into how many parts to cut each of `items` pieces of work, of so many tiles, that the busiest thread has the least to do. A part takes as
 // long as `extra` tiles besides its own.

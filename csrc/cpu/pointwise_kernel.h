@@ -118,7 +118,7 @@ void conv(const GatherConv<T>& p, const Activations<const T>& input, const Activ
           for (int64_t j = 0; j < count; j += N) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < rows; r++) c[r] = sums + (o + r) * sums_step + j;
-            multiply(ins, filters.get(), WIDTH, planes.get() + j * DEPTH, N, c, in_place ? std::min(N, count - j) : N, in == 0 ? start : nullptr, N);
+            multiply(ins, filters.get(), WIDTH, planes.get() + j * DEPTH, N, 0, c, in_place ? std::min(N, count - j) : N, in == 0 ? start : nullptr, N);
           }
         }
       }

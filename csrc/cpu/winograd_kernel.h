@@ -49,19 +49,22 @@ void weight_panel(const WinogradConv<S>& p, int64_t channel, int64_t depth, int6
 // No sum is longer: the transforms make much of its error.
 constexpr int64_t SUM = 64;
 
-// One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and one panel.
+// One point: products[tile][column] += inputs[tile][depth] * weight[depth][column], for `tiles` tiles and the columns of a panel, or of two,
+// `pair` apart.
 template <class T, LayoutA LAYOUT>
-void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, T* products, int64_t product_stride, bool first) {
+void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, int64_t pair, T* products, int64_t product_stride, int64_t columns, bool first) {
   constexpr int64_t N = TILE_COLUMNS<T>, STRIDE = LAYOUT == LayoutA::tight ? TIGHT_STRIDE : PACKED_STRIDE<T>;
-  const T zeros[N] = {};
-  const int64_t most = ceil_div(tiles, ceil_div(tiles, TILE_ROWS));  // 16 are 8 and 8, not 14 and 2
+  const T zeros[WIDE_COLUMNS<T>] = {};
+  const bool wide = columns > N;
+  const int64_t most = rows_of_tile(tiles, wide ? WIDE_ROWS : TILE_ROWS);
   for (int64_t t = 0; t < tiles; t += most) {
     const int rows = std::min<int64_t>(most, tiles - t);
+    const auto far = wide ? tile_of<T, LayoutA::rows, true>(rows, columns) : tile_of<T, LAYOUT, true>(rows);
+    const auto multiply = LAYOUT == LayoutA::packed && t == 0 ? far : wide ? tile_of<T, LayoutA::rows>(rows, columns) : tile_of<T, LAYOUT>(rows);
     T* c[TILE_ROWS];
     for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
     for (int64_t k = 0; k < depth; k += SUM)
-      tile_of<T, LAYOUT>(rows)(std::min(SUM, depth - k), inputs + t * STRIDE + k, 0, weight + k * N, N, c, N,
-                               first && k == 0 ? zeros : nullptr, 0);
+      multiply(std::min(SUM, depth - k), inputs + t * STRIDE + k, STRIDE, weight + k * N, N, pair, c, columns, first && k == 0 ? zeros : nullptr, 0);
   }
 }
 
@@ -93,9 +96,11 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
           tile.transform(block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step, PACKED_STRIDE<T>);
         }
         for (int64_t point = 0; point < POINTS; point++)
-          for (int64_t panel = 0; panel < weight.panels; panel++)
-            multiply<T, LayoutA::packed>(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, panel),
-                                         products.get() + point * product_step + panel * N, width, block == 0);
+          for (int64_t column = 0, columns; column < width; column += columns) {
+            columns = WIDE_ROWS > 0 && width - column > N ? WIDE_COLUMNS<T> : N;
+            multiply<T, LayoutA::packed>(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, column / N), DEPTH * N,
+                                         products.get() + point * product_step + column, width, columns, block == 0);
+          }
       }
       for (int64_t t = 0; t < count; t++) {
         const TileOutput<F, S> tile(p, all, i * block_tiles + t);
@@ -136,8 +141,8 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
         weight_panel<F>(p, i * PANEL_DEPTH, depth_of(i), channel, weight.get(), weight_step);
         const T* a = inputs.get() + i * POINTS * input_step + first * PANEL_DEPTH;
         for (int64_t point = 0; point < POINTS; point++)
-          multiply<T, LayoutA::tight>(count, depth_of(i), a + point * input_step, weight.get() + point * weight_step,
-                                      products.get() + point * product_step, N, i == 0);
+          multiply<T, LayoutA::tight>(count, depth_of(i), a + point * input_step, weight.get() + point * weight_step, 0,
+                                      products.get() + point * product_step, N, N, i == 0);
       }
       for (int64_t t = 0; t < count; t++) {
         const TileOutput<F, S> tile(p, all, first + t);

@@ -70,17 +70,19 @@ struct WeightGradPoints {
   // sums[out][in] += grads[tile][out] * inputs[tile][in] at one point, for `outs` and `ins` channels from (out, in) on.
   void multiply(int64_t point, int64_t count, int64_t out, int64_t outs, int64_t in, int64_t ins, T* sums, int64_t stride, bool first) const {
     constexpr int64_t N = TILE_COLUMNS<T>;
-    const T zeros[N] = {};
+    const T zeros[WIDE_COLUMNS<T>] = {};
     const T *a = grads.get() + point * out_step + out, *b = inputs.get() + point * in_step + in;
     for (int64_t t = 0; t < count; t += DEPTH) {
       const int64_t depth = std::min<int64_t>(DEPTH, count - t);
-      for (int64_t k = 0; k < ins; k += N) {
-        for (int64_t o = 0; o < outs; o += TILE_ROWS) {
-          const int rows = std::min<int64_t>(TILE_ROWS, outs - o);
+      for (int64_t k = 0, columns; k < ins; k += columns) {
+        columns = WIDE_ROWS > 0 && ins - k > N ? WIDE_COLUMNS<T> : N;
+        const int64_t most = rows_of_tile(outs, columns > N ? WIDE_ROWS : TILE_ROWS);
+        for (int64_t o = 0; o < outs; o += most) {
+          const int rows = std::min(most, outs - o);
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
-          tile_of<T, LayoutA::columns>(rows)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, c, N,
-                                                first && t == 0 ? zeros : nullptr, 0);
+          tile_of<T, LayoutA::columns>(rows, columns)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, N, c, columns,
+                                                      first && t == 0 ? zeros : nullptr, 0);
         }
       }
     }
