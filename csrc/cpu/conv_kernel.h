@@ -54,6 +54,7 @@ struct PackedWeight {
 // The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
 template <class T>
 struct Phases {
+  static constexpr int64_t MOST_AHEAD = 8192;
   const std::vector<Panels<T>> panels;
   int64_t taps = 0;  // of all of them
 
@@ -63,18 +64,35 @@ struct Phases {
   const GatherConv<T>& conv() const { return panels[0].p; }
   // Input channels whose weights are read at a time: more where they are neighbours, as filters are pages apart.
   int64_t channels_at_a_time() const { return std::min<int64_t>(conv().in_channels, conv().weight.in_step == 1 ? 64 : 16); }
+  bool outs_are_neighbours() const { return conv().weight.out_step < conv().weight.in_step; }
   int64_t chunk() const { return channels_at_a_time() * taps * TILE_COLUMNS<T>; }
+
+  Filters<T> filters_of(int64_t group) const {
+    Filters<T> filters(conv().weight, panels[0].kernel, group, conv().in_channels);
+    for (size_t phase = 1; phase < panels.size(); phase++) filters.add(panels[phase].p.weight, panels[phase].kernel);
+    return filters;
+  }
+
+  // to[in][tap][TILE_COLUMNS] for `ins` input channels from `in` on and the output channels of one panel. What is probably read next is
+  // fetched ahead, unless it is more than the L1 cache has room for.
+  void read_panel(const Filters<T>& filters, int64_t panel, int64_t in, int64_t ins, T* to) const {
+    constexpr int64_t N = TILE_COLUMNS<T>;
+    const int64_t C = conv().in_channels, outs = panels[0].columns(panel);
+    const bool next_panel = outs_are_neighbours() || in + ins == C;
+    const int64_t next = next_panel ? panel + 1 : panel, from = outs_are_neighbours() ? in : (in + ins) % C;
+    if (next < panels[0].of_phase && chunk() <= MOST_AHEAD) filters.prefetch(from, std::min(ins, C - from), panels[0].column(next), panels[0].columns(next));
+    if (outs < N) zero_run(to, ins * taps * N);
+    filters.read(in, ins, panels[0].column(panel), outs, to, N);
+  }
 
   // The rows of one panel, of each phase, for `ins` input channels from `in` on, in their order: put(phase, i, k, row) takes row k of
   // panel i.
   template <class F>
   void pack(int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) const {
     constexpr int64_t N = TILE_COLUMNS<T>;
-    const int64_t C = conv().in_channels, outs = panels[0].columns(panel);
-    Filters<T> filters(conv().weight, panels[0].kernel, group, C);
-    for (size_t phase = 1; phase < panels.size(); phase++) filters.add(panels[phase].p.weight, panels[phase].kernel);
-    if (outs < N) zero_run(chunk, ins * taps * N);
-    filters.read(in, ins, panels[0].column(panel), outs, chunk, N);
+    const int64_t C = conv().in_channels;
+    const Filters<T> filters = filters_of(group);
+    read_panel(filters, panel, in, ins, chunk);
     for (int64_t c = 0; c < ins; c++)
       for (size_t phase = 0; phase < panels.size(); phase++)
         for (int64_t tap = 0; tap < panels[phase].taps; tap++, chunk += N)
@@ -87,12 +105,11 @@ struct Phases {
     if (taps == 0) return;
     const int64_t C = conv().in_channels, of_phase = panels[0].of_phase, step = channels_at_a_time(), chunks = step == 0 ? 0 : ceil_div(C, step);
     const int64_t grain = std::max<int64_t>(1, 16384 / (chunk() + 1));  // few are packed sooner than a thread wakes up
-    const bool outs_are_neighbours = conv().weight.out_step < conv().weight.in_step;
     torch::stable::parallel_for(0, conv().groups * of_phase * chunks, grain, [&](int64_t begin, int64_t end) {
       const Scratch<T> read(chunk());
       for (int64_t i = begin; i < end; i++) {
         const int64_t group = i / chunks / of_phase, j = i % (chunks * of_phase);
-        const int64_t panel = outs_are_neighbours ? j % of_phase : j / chunks, in = (outs_are_neighbours ? j / of_phase : j % chunks) * step;
+        const int64_t panel = outs_are_neighbours() ? j % of_phase : j / chunks, in = (outs_are_neighbours() ? j / of_phase : j % chunks) * step;
         pack(group, panel, in, std::min(step, C - in), read.get(), [&](size_t phase, int64_t to, int64_t k, const T* row)
                                                                        __attribute__((always_inline)) { put(phase, group, to, k, row); });
       }
@@ -178,11 +195,17 @@ void gather_by_panels(const GatherConv<T>& p) {
     const Scratch<T> weight(together * pair), chunk(filters.chunk());
     for (int64_t i = begin; i < end; i++) {
       const int64_t group = i / items, first = i % items * together, last = std::min(first + together, panels.of_phase);
-      for (int64_t some = first; some < last; some++)
-        for (int64_t in = 0; in < C; in += step)
-          filters.pack(group, some, in, std::min(step, C - in), chunk.get(), [&](size_t, int64_t panel, int64_t k, const T* row) {
-            copy_run(row, weight.get() + (some - first) * pair + (panel / panels.of_phase * C + k) * N, N);
-          });
+      const Filters<T> of_group = filters.filters_of(group);
+      for (int64_t some = first; some < last; some++) {
+        T* const to = weight.get() + (some - first) * pair;
+        for (int64_t in = 0; in < C; in += step) {
+          if (filters.taps == 1)
+            filters.read_panel(of_group, some, in, std::min(step, C - in), to + in * N);
+          else
+            filters.pack(group, some, in, std::min(step, C - in), chunk.get(),
+                         [&](size_t, int64_t panel, int64_t k, const T* row) { copy_run(row, to + (panel / panels.of_phase * C + k) * N, N); });
+        }
+      }
       for (int64_t panel = first, width; panel < last; panel += width) {
         const bool wide = panels.is_pair(panel, last);
         width = wide ? 2 : 1;

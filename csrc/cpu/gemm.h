@@ -126,6 +126,9 @@ Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
 // Rows of a tile, of `total` in all: 16 are 8 and 8, not 14 and 2.
 inline int64_t rows_of_tile(int64_t total, int64_t most) { return ceil_div(total, ceil_div(total, most)); }
 
+// How many items of work, of about so many multiplications each, are worth a thread, which takes microseconds to wake up.
+inline int64_t grain_of(int64_t multiplications) { return std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, multiplications)); }
+
 // Into how many parts to cut each of `items` pieces of work, of so many tiles, that the busiest thread has the least to do. A part takes as
 // long as `extra` tiles besides its own.
 inline int64_t cuts_of(int64_t items, int64_t tiles, double extra) {

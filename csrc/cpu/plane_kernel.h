@@ -120,7 +120,7 @@ void plane_conv(const GatherConv<T>& p, const Activations<const T>& input, const
                                  kw * v.step[2]];
       });
   });
-  torch::stable::parallel_for(0, p.groups * planes.blocks(p.batch), 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.groups * planes.blocks(p.batch), grain_of(O * depth * planes.room), [&](int64_t begin, int64_t end) {
     const Scratch<T> pieces = planes.scratch(), sums(O * planes.room), start(O);
     for (int64_t i = begin; i < end; i++) {
       const int64_t group = i % p.groups;  // of channels-last activations the groups share the cache lines

@@ -123,7 +123,7 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - i * PANEL_DEPTH); };
   const int64_t input_step = all.total * PANEL_DEPTH + LINE<T>;
   const Scratch<T> inputs(depths * POINTS * input_step);
-  torch::stable::parallel_for(0, all.total, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, all.total, grain_of(POINTS * p.in_channels), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const TileInput<F, S> tile(p, all, t);
       for (int64_t i = 0; i < depths; i++)
