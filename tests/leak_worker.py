@@ -1,4 +1,4 @@
-"""200 steps in a process of its own: prints its resident bytes, and the most that they have been, after the first 40 and at the end.
+"""200 steps in a process of its own: prints its resident bytes after the first 40 and at the end, and both peaks.
 
 python tests/leak_worker.py train|style|fail|layer
 """
@@ -69,7 +69,7 @@ def style() -> Callable[[], None]:
 
 
 def layer() -> Callable[[], None]:
-    """A layer called many times. Its results and working memory come from the heap, where pieces must fit the next call's."""
+    """A layer called many times, whose results and working memory are the heap's: what is freed must fit again."""
     conv, inputs = torchconv.Conv2d(64, 384, 1), torch.randn(1, 64, 14, 14).to(memory_format=torch.channels_last)
 
     def step() -> None:

@@ -104,11 +104,8 @@ class ColumnBlock {
 
  private:
   void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
-    const auto add = [&](std::vector<Tile>& to, int64_t most) {
-      for (int64_t i = 0; i < count; i += most) to.push_back({from + i, std::min(most, count - i), line, x + i});
-    };
-    add(tall, rows_of_tile(count, TILE_ROWS));
-    if (WIDE_ROWS > 0) add(wide, rows_of_tile(count, WIDE_ROWS));
+    for_each_tile(count, TILE_ROWS, [&](int64_t i, int64_t rows) { tall.push_back({from + i, rows, line, x + i}); });
+    if (WIDE_ROWS > 0) for_each_tile(count, WIDE_ROWS, [&](int64_t i, int64_t rows) { wide.push_back({from + i, rows, line, x + i}); });
   }
 
   // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.

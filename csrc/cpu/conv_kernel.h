@@ -210,20 +210,18 @@ void gather_by_panels(const GatherConv<T>& p) {
         const bool wide = panels.is_pair(panel, last);
         width = wide ? 2 : 1;
         const int64_t column = group * p.out_channels + panels.column(panel), columns = wide ? WIDE_COLUMNS<T> : panels.columns(panel);
-        const int64_t most = rows_of_tile(total, wide ? WIDE_ROWS : TILE_ROWS);
         T start[WIDE_COLUMNS<T>] = {};
         if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
         for (int64_t phase = 0; phase < phases; phase++) {
           const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
           for (int64_t in = 0; in < C; in += DEPTH) {
             const T* const b = weight.get() + (panel - first) * pair + (phase * C + in) * N;
-            for (int64_t t = 0; t < total; t += most) {
-              const int64_t rows = std::min(most, total - t);
+            for_each_tile(total, wide ? WIDE_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
               T* c[TILE_ROWS];
               for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
               tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel, b, N, pair, c,
                                                        columns, in == 0 ? start : nullptr, 0);
-            }
+            });
           }
         }
       }
@@ -243,7 +241,7 @@ template <class T>
 void gather_in_place(const GatherConv<T>& p) {
   constexpr int64_t N = TILE_COLUMNS<T>, ROWS = 16, RUN = 32;  // of the weights: as many as the processor fetches ahead by itself; panels
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), panels = ceil_div(p.out_channels, N);
-  const int64_t pixel = p.groups * C, pitch = collide<T>(pixel) ? pixel + LINE<T> : pixel, most = rows_of_tile(total, TILE_ROWS);
+  const int64_t pixel = p.groups * C, pitch = collide<T>(pixel) ? pixel + LINE<T> : pixel;
   const Scratch<T> copy(pitch == pixel ? 0 : total * pitch);
   if (pitch != pixel) copy_matrix(total, pixel, p.input, pixel, 1, copy.get(), pitch, 1);
   const T* const input = pitch == pixel ? p.input : copy.get();
@@ -268,12 +266,11 @@ void gather_in_place(const GatherConv<T>& p) {
             b = edge;
             b_stride = N;
           }
-          for (int64_t t = 0; t < total; t += most) {
-            const int64_t rows = std::min(most, total - t);
+          for_each_tile(total, TILE_ROWS, [&](int64_t t, int64_t rows) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + column;
             tile_of<T, LayoutA::rows>(rows, columns)(depth, input + t * pitch + group * C + in, pitch, b, b_stride, 0, c, columns, in == 0 ? start : nullptr, 0);
-          }
+          });
         }
       }
     }

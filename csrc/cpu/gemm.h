@@ -123,8 +123,15 @@ Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
   return tile_of_rows<T, LAYOUT, TILE_VECTORS, FAR, TILE_ROWS>(rows);
 }
 
-// Rows of a tile, of `total` in all: 16 are 8 and 8, not 14 and 2.
-inline int64_t rows_of_tile(int64_t total, int64_t most) { return ceil_div(total, ceil_div(total, most)); }
+// Calls f(first, rows) for tiles of as many rows, or one less: 16 are 8 and 8, not 14 and 2.
+template <class F>
+inline __attribute__((always_inline)) void for_each_tile(int64_t total, int64_t most, const F& f) {
+  const int64_t tiles = ceil_div(total, most);
+  for (int64_t i = 0, first = 0, rows; i < tiles; i++, first += rows) {
+    rows = total / tiles + (i < total % tiles);
+    f(first, rows);
+  }
+}
 
 // How many items of work, of about so many multiplications each, are worth a thread, which takes microseconds to wake up.
 inline int64_t grain_of(int64_t multiplications) { return std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, multiplications)); }

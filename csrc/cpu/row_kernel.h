@@ -60,16 +60,16 @@ struct InputRows {
   }
 };
 
-// Computes ROWS x TILE_COLUMNS as `tile` does, of `runs` runs of A that begin `run_step` apart, and of B, [runs * run][TILE_COLUMNS].
+// Computes ROWS x V vectors as `tile` does, of `runs` runs of A that begin `run_step` apart, and of B, [runs * run][columns].
 // STEP is the distance of A's rows where it is known: every broadcast is a load with an immediate offset then.
-template <class T, int ROWS, int STEP>
+template <class T, int V, int ROWS, int STEP>
 void run_tile(int64_t runs, int64_t run, const T* a, int64_t a_step, int64_t run_step, const T* b, T* c, int64_t c_stride,
               int64_t columns, const T* start) {
-  constexpr int V = TILE_VECTORS, L = lanes<T>;
+  constexpr int L = lanes<T>;
   vec<T> sum[ROWS][V];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < V; j++) sum[i][j] = load(start + j * L);
   }
   for (int64_t r = 0; r < runs; r++, a += run_step) {
@@ -77,12 +77,12 @@ void run_tile(int64_t runs, int64_t run, const T* a, int64_t a_step, int64_t run
       const T* column = a + k;
       asm("" : "+r"(column));  // or g++ keeps what the next columns share in registers, which there are too few of
       vec<T> row[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < V; j++) row[j] = load(b + j * L);
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; i++) {
         const T value = column[i * (STEP > 0 ? STEP : a_step)];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
       }
     }
@@ -91,7 +91,7 @@ void run_tile(int64_t runs, int64_t run, const T* a, int64_t a_step, int64_t run
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
     T* to = columns == V * L ? c + i * c_stride : edge;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < V; j++) store(to + j * L, sum[i][j]);
     if (to == edge) std::memcpy(c + i * c_stride, edge, columns * sizeof(T));
   }
@@ -100,17 +100,17 @@ void run_tile(int64_t runs, int64_t run, const T* a, int64_t a_step, int64_t run
 template <class T>
 using RunTile = void (*)(int64_t, int64_t, const T*, int64_t, int64_t, const T*, T*, int64_t, int64_t, const T*);
 
-template <class T, int ROWS = TILE_ROWS>
+template <class T, int V, int ROWS>
 RunTile<T> run_tile_of(int64_t rows, int64_t step) {
   if constexpr (ROWS > 1) {
-    if (rows < ROWS) return run_tile_of<T, ROWS - 1>(rows, step);
+    if (rows < ROWS) return run_tile_of<T, V, ROWS - 1>(rows, step);
   }
   switch (step) {
-    case 1: return run_tile<T, ROWS, 1>;    // every grey pixel
-    case 3: return run_tile<T, ROWS, 3>;    // every coloured one
-    case 6: return run_tile<T, ROWS, 6>;    // every second
-    case 12: return run_tile<T, ROWS, 12>;  // every fourth
-    default: return run_tile<T, ROWS, 0>;
+    case 1: return run_tile<T, V, ROWS, 1>;    // every grey pixel
+    case 3: return run_tile<T, V, ROWS, 3>;    // every coloured one
+    case 6: return run_tile<T, V, ROWS, 6>;    // every second
+    case 12: return run_tile<T, V, ROWS, 12>;  // every fourth
+    default: return run_tile<T, V, ROWS, 0>;
   }
 }
 
@@ -119,13 +119,14 @@ bool row_conv_serves(const GatherConv<T>& p) {
   return rows_serve<T>(p.window, p.groups, p.in_channels, p.out_channels) && p.spacing == Extent{1, 1, 1} && p.origin == Extent{0, 0, 0};
 }
 
-template <class T>
-void row_conv(const GatherConv<T>& p, const Activations<const T>& input, const Activations<T>& output) {
-  constexpr int64_t N = TILE_COLUMNS<T>, BLOCK = 8 * TILE_ROWS;
+// In tiles of ROWS x V vectors.
+template <class T, int ROWS, int V>
+void row_conv_by(const GatherConv<T>& p, const Activations<const T>& input, const Activations<T>& output) {
+  constexpr int64_t N = V * lanes<T>, BLOCK = 8 * TILE_ROWS;
   const Window& w = p.window;
   const int64_t C = p.in_channels, O = p.out_channels, taps = volume(w.kernel), panels = ceil_div(O, N), step = w.stride[2] * C;
   const InputRows<T> rows(w, C, w.output[1]);
-  const Scratch<T> weight(panels * taps * C * N), start(panels * N);  // weight: [panel][tap][in][TILE_COLUMNS]
+  const Scratch<T> weight(panels * taps * C * N), start(panels * N);  // weight: [panel][tap][in][N]
   zero_run(weight.get(), panels * taps * C * N);
   zero_run(start.get(), panels * N);
   if (p.bias != nullptr) copy_run(p.bias, start.get(), O);
@@ -147,18 +148,25 @@ void row_conv(const GatherConv<T>& p, const Activations<const T>& input, const A
           T* const first = direct ? to + x * output.step[2] : block.get();
           const int64_t stride = direct ? output.step[2] : panels * N;
           for (int64_t panel = 0; panel < panels; panel++) {
-            for (int64_t t = 0; t < positions; t += TILE_ROWS) {
-              const int64_t some = std::min<int64_t>(TILE_ROWS, positions - t);
-              run_tile_of<T>(some, step)(w.kernel[1], w.kernel[2] * C, rows.row(piece.get(), y) + (x + t) * step, step, w.dilation[1] * rows.line,
+            for_each_tile(positions, ROWS, [&](int64_t t, int64_t some) {
+              run_tile_of<T, V, ROWS>(some, step)(w.kernel[1], w.kernel[2] * C, rows.row(piece.get(), y) + (x + t) * step, step, w.dilation[1] * rows.line,
                                          weight.get() + panel * taps * C * N, first + t * stride + panel * N, stride,
                                          direct ? std::min(N, O - panel * N) : N, start.get() + panel * N);
-            }
+            });
           }
           if (!direct) copy_matrix(O, positions, block.get(), 1, stride, to + x * output.step[2], output.channel_step, output.step[2]);
         }
       }
     }
   });
+}
+
+template <class T>
+void row_conv(const GatherConv<T>& p, const Activations<const T>& input, const Activations<T>& output) {
+  if constexpr (WIDE_ROWS > 0) {
+    if (p.out_channels % WIDE_COLUMNS<T> == 0) return row_conv_by<T, WIDE_ROWS, 2 * TILE_VECTORS>(p, input, output);
+  }
+  row_conv_by<T, TILE_ROWS, TILE_VECTORS>(p, input, output);
 }
 
 // sums[ROWS][TILE_COLUMNS] += a[position][row] * grad[position][column] over a row of positions, which begin a_step and grad_step apart.

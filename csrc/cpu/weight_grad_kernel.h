@@ -54,7 +54,7 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
   const int64_t sums = wanted == 1 ? 1 : ceil_div(wanted, 2) * 2;  // an even number, as that of threads mostly is
   // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
   const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
-  const int64_t items = sums * p.groups * blocks, most = rows_of_tile(O, TILE_ROWS), tiles = ceil_div(O, most);
+  const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS), most = ceil_div(O, tiles);
   const int64_t cuts = cuts_of(items, tiles, in_place ? 0.1 : 0.3);
   Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
   torch::stable::parallel_for(0, items * cuts, 1, [&](int64_t begin, int64_t end) {

@@ -56,16 +56,14 @@ void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, in
   constexpr int64_t N = TILE_COLUMNS<T>, STRIDE = LAYOUT == LayoutA::tight ? TIGHT_STRIDE : PACKED_STRIDE<T>;
   const T zeros[WIDE_COLUMNS<T>] = {};
   const bool wide = columns > N;
-  const int64_t most = rows_of_tile(tiles, wide ? WIDE_ROWS : TILE_ROWS);
-  for (int64_t t = 0; t < tiles; t += most) {
-    const int rows = std::min<int64_t>(most, tiles - t);
+  for_each_tile(tiles, wide ? WIDE_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
     const auto far = wide ? tile_of<T, LayoutA::rows, true>(rows, columns) : tile_of<T, LAYOUT, true>(rows);
     const auto multiply = LAYOUT == LayoutA::packed && t == 0 ? far : wide ? tile_of<T, LayoutA::rows>(rows, columns) : tile_of<T, LAYOUT>(rows);
     T* c[TILE_ROWS];
     for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
     for (int64_t k = 0; k < depth; k += SUM)
       multiply(std::min(SUM, depth - k), inputs + t * STRIDE + k, STRIDE, weight + k * N, N, pair, c, columns, first && k == 0 ? zeros : nullptr, 0);
-  }
+  });
 }
 
 // Many tiles, few channels: the transformed weight is kept, and the tiles pass by in blocks that fit the L2 cache.

@@ -76,14 +76,12 @@ struct WeightGradPoints {
       const int64_t depth = std::min<int64_t>(DEPTH, count - t);
       for (int64_t k = 0, columns; k < ins; k += columns) {
         columns = WIDE_ROWS > 0 && ins - k > N ? WIDE_COLUMNS<T> : N;
-        const int64_t most = rows_of_tile(outs, columns > N ? WIDE_ROWS : TILE_ROWS);
-        for (int64_t o = 0; o < outs; o += most) {
-          const int rows = std::min(most, outs - o);
+        for_each_tile(outs, columns > N ? WIDE_ROWS : TILE_ROWS, [&](int64_t o, int64_t rows) {
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
           tile_of<T, LayoutA::columns>(rows, columns)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, N, c, columns,
                                                       first && t == 0 ? zeros : nullptr, 0);
-        }
+        });
       }
     }
   }
