@@ -57,15 +57,15 @@ class ColumnBlock {
   }
 
   bool packed() const { return as == ColumnsAs::packed; }
-  // The block's positions, in tiles of at most TILE_ROWS or, wide ones, WIDE_ROWS.
+  // The block's positions, in tiles of at most TILE_ROWS or, broad ones, BROAD_ROWS.
   const std::vector<Tile>& tiles() const { return tall; }
-  const std::vector<Tile>& wide_tiles() const { return wide; }
+  const std::vector<Tile>& broad_tiles() const { return broad; }
 
   // The positions [first, first + count).
   void move_to(int64_t from, int64_t count) {
     first = from;
     tall.clear();
-    wide.clear();
+    broad.clear();
     if (as != ColumnsAs::lines) {
       add_tiles(0, count, 0, 0);
       OutputPosition at(w.output, first);
@@ -105,7 +105,7 @@ class ColumnBlock {
  private:
   void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
     for_each_tile(count, TILE_ROWS, [&](int64_t i, int64_t rows) { tall.push_back({from + i, rows, line, x + i}); });
-    if (WIDE_ROWS > 0) for_each_tile(count, WIDE_ROWS, [&](int64_t i, int64_t rows) { wide.push_back({from + i, rows, line, x + i}); });
+    if (BROAD_ROWS > 0) for_each_tile(count, BROAD_ROWS, [&](int64_t i, int64_t rows) { broad.push_back({from + i, rows, line, x + i}); });
   }
 
   // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
@@ -153,13 +153,13 @@ class ColumnBlock {
   const int64_t pitch;  // from one pixel to the next in the lines
   const bool runs;      // whether each line of the kernel is a run in them
   int64_t first = 0;
-  std::vector<Tile> tall, wide;
+  std::vector<Tile> tall, broad;
   std::vector<Corner> corners;
   std::vector<const E*> lines;  // [line of the block's][line of the kernel]
   std::optional<Scratch<E>> copies, zeros;
 };
 
-// Blocks of positions, and their panels in `cuts` parts: by twos, for wide tiles, unless there are too few for the threads. How the work is
+// Blocks of positions, and their panels in `cuts` parts: by twos, for broad tiles, unless there are too few for the threads. How the work is
 // cut never changes the order in which an output element is summed, so results do not depend on the number of threads.
 struct GatherBlocks {
   int64_t total, unit, units, blocks, panels, together, cuts;
@@ -170,7 +170,7 @@ struct GatherBlocks {
         units(ceil_div(total, unit)),
         blocks(ceil_div(units, BLOCK_ROWS / unit)),
         panels(panel_count),
-        together(WIDE_ROWS > 0 && blocks * panels >= 4 * torch::stable::get_num_threads() ? 2 : 1),
+        together(BROAD_ROWS > 0 && blocks * panels >= 4 * torch::stable::get_num_threads() ? 2 : 1),
         cuts(cuts_of(blocks, ceil_div(panels, together), as == ColumnsAs::packed ? 0.3 : 0.1)) {}
   // run(first, count, panel_begin, panel_end) of each part.
   template <class F>

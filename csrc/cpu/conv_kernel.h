@@ -19,9 +19,9 @@ struct Panels {
 
   int64_t column(int64_t panel) const { return panel % of_phase * TILE_COLUMNS<T>; }
   int64_t columns(int64_t panel) const { return std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column(panel)); }
-  // Whether the next one has the next output channels, and a wide tile computes both, before panel `end`.
+  // Whether the next one has the next output channels, and a broad tile computes both, before panel `end`.
   bool is_pair(int64_t panel, int64_t end) const {
-    return WIDE_ROWS > 0 && panel + 1 < end && column(panel) + WIDE_COLUMNS<T> <= p.out_channels;
+    return BROAD_ROWS > 0 && panel + 1 < end && column(panel) + BROAD_COLUMNS<T> <= p.out_channels;
   }
   // How many output positions lie between its phase and the first one.
   int64_t shift(int64_t panel) const {
@@ -54,7 +54,7 @@ struct PackedWeight {
 // The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
 template <class T>
 struct Phases {
-  static constexpr int64_t MOST_AHEAD = 8192;
+  static constexpr int64_t MOST_AHEAD = 8192;  // elements
   const std::vector<Panels<T>> panels;
   int64_t taps = 0;  // of all of them
 
@@ -80,7 +80,8 @@ struct Phases {
     const int64_t C = conv().in_channels, outs = panels[0].columns(panel);
     const bool next_panel = outs_are_neighbours() || in + ins == C;
     const int64_t next = next_panel ? panel + 1 : panel, from = outs_are_neighbours() ? in : (in + ins) % C;
-    if (next < panels[0].of_phase && chunk() <= MOST_AHEAD) filters.prefetch(from, std::min(ins, C - from), panels[0].column(next), panels[0].columns(next));
+    if (next < panels[0].of_phase && chunk() <= MOST_AHEAD)
+      filters.prefetch(from, std::min(ins, C - from), panels[0].column(next), panels[0].columns(next));
     if (outs < N) zero_run(to, ins * taps * N);
     filters.read(in, ins, panels[0].column(panel), outs, to, N);
   }
@@ -153,19 +154,18 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
     for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += DEPTH) {
       block.each_run(group, depth, std::min(depth + DEPTH, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
         for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
-          const bool wide = panels.is_pair(panel, panel_end), packed = block.packed() && !wide;
-          together = wide ? 2 : 1;
-          const int64_t column = group * p.out_channels + panels.column(panel), columns = wide ? WIDE_COLUMNS<T> : panels.columns(panel);
+          const bool broad = panels.is_pair(panel, panel_end), packed = block.packed() && !broad;
+          together = broad ? 2 : 1;
+          const int64_t column = group * p.out_channels + panels.column(panel), columns = broad ? BROAD_COLUMNS<T> : panels.columns(panel);
           const int64_t to = panels.shift(panel) * out_pixel + column;
-          T start[WIDE_COLUMNS<T>] = {};
+          T start[BROAD_COLUMNS<T>] = {};
           if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
           const T* b = weight.panel(group, depth / DEPTH, panel) + (begin - depth) * N;
           bool far = true;
-          for (const auto& tile : wide ? block.wide_tiles() : block.tiles()) {
+          for (const auto& tile : broad ? block.broad_tiles() : block.tiles()) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < tile.rows; r++) c[r] = row[tile.first + r] + to;
-            const auto multiply = far ? (packed ? tile_of<T, LayoutA::packed, true>(tile.rows, columns) : tile_of<T, LayoutA::rows, true>(tile.rows, columns))
-                                      : (packed ? tile_of<T, LayoutA::packed>(tile.rows, columns) : tile_of<T, LayoutA::rows>(tile.rows, columns));
+            const auto multiply = packed ? tile_of<T, LayoutA::packed>(tile.rows, columns, far) : tile_of<T, LayoutA::rows>(tile.rows, columns, far);
             multiply(end - begin, row_of(tile), distance, b, N, DEPTH * N, c, columns, begin == 0 ? start : nullptr, 0);
             far = false;
           }
@@ -175,7 +175,7 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
   }
 }
 
-// Few positions whose columns lie in place: the weights are the larger operand. Each panel of them, or two for wide tiles where that leaves
+// Few positions whose columns lie in place: the weights are the larger operand. Each panel of them, or two for broad tiles where that leaves
 // no thread waiting for the others, is packed where it is used.
 constexpr int64_t FEW_POSITIONS = 256;
 
@@ -186,9 +186,10 @@ void gather_by_panels(const GatherConv<T>& p) {
   const Panels<T>& panels = filters.panels[0];
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
   const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = filters.channels_at_a_time(), pair = phases * C * N;
-  const int64_t threads = torch::stable::get_num_threads(), turns = ceil_div(p.groups * panels.of_phase, threads);
-  const int64_t together = WIDE_ROWS > 0 && 16 * ceil_div(p.groups * ceil_div(panels.of_phase, 2), threads) <= 9 * turns ? 2 : 1;
-  const int64_t items = ceil_div(panels.of_phase, together);
+  const auto turns = [&](int64_t panels_a_turn) {
+    return panels_a_turn * ceil_div(p.groups * ceil_div(panels.of_phase, panels_a_turn), torch::stable::get_num_threads());
+  };
+  const int64_t together = BROAD_ROWS > 0 && 8 * turns(2) <= 9 * turns(1) ? 2 : 1, items = ceil_div(panels.of_phase, together);
   T* row[FEW_POSITIONS];
   locate_rows(p, p.output, 0, total, row);
   torch::stable::parallel_for(0, p.groups * items, 1, [&](int64_t begin, int64_t end) {
@@ -203,20 +204,20 @@ void gather_by_panels(const GatherConv<T>& p) {
             filters.read_panel(of_group, some, in, std::min(step, C - in), to + in * N);
           else
             filters.pack(group, some, in, std::min(step, C - in), chunk.get(),
-                         [&](size_t, int64_t panel, int64_t k, const T* row) { copy_run(row, to + (panel / panels.of_phase * C + k) * N, N); });
+                         [&](size_t, int64_t panel, int64_t k, const T* from) { copy_run(from, to + (panel / panels.of_phase * C + k) * N, N); });
         }
       }
       for (int64_t panel = first, width; panel < last; panel += width) {
-        const bool wide = panels.is_pair(panel, last);
-        width = wide ? 2 : 1;
-        const int64_t column = group * p.out_channels + panels.column(panel), columns = wide ? WIDE_COLUMNS<T> : panels.columns(panel);
-        T start[WIDE_COLUMNS<T>] = {};
+        const bool broad = panels.is_pair(panel, last);
+        width = broad ? 2 : 1;
+        const int64_t column = group * p.out_channels + panels.column(panel), columns = broad ? BROAD_COLUMNS<T> : panels.columns(panel);
+        T start[BROAD_COLUMNS<T>] = {};
         if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
         for (int64_t phase = 0; phase < phases; phase++) {
           const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
           for (int64_t in = 0; in < C; in += DEPTH) {
             const T* const b = weight.get() + (panel - first) * pair + (phase * C + in) * N;
-            for_each_tile(total, wide ? WIDE_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
+            for_each_tile(total, broad ? BROAD_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
               T* c[TILE_ROWS];
               for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
               tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel, b, N, pair, c,

@@ -76,7 +76,7 @@ struct Filters {
     constexpr int64_t L = lanes<T>;
     for (int64_t o = 0; o < outs; o += L) {
       for (int64_t first = low; first < low + span; first += L) {
-        T square[L * L];
+        T square[L * L] = {};
         const int64_t some = std::min(L, outs - o), elements = std::min(L, low + span - first);
         const T* const corner = from + o * out_step + first;
         if (some == L)

@@ -2,7 +2,7 @@
 //
 // A tile of C lives in registers while the depth runs: each step loads one row of B, broadcasts one element of A per row and
 // multiplies-adds. Tiles are tall, TILE_ROWS x TILE_COLUMNS: 14 x 2 accumulators fill the 32 registers of AVX-512, 6 x 2 the 16 of AVX2
-// and SSE2, and leave enough independent chains to hide the latency of FMA. With AVX-512 they may be wide, too: 6 x 4 take 10 loads for
+// and SSE2, and leave enough independent chains to hide the latency of FMA. With AVX-512 they may be broad, too: 6 x 4 take 10 loads for
 // 24 multiplications where tall ones take 16 for 28, and all addresses find a register. On a core that is shared with another thread
 // they are up to a fifth faster.
 namespace torchconv {
@@ -13,10 +13,10 @@ constexpr int TILE_VECTORS = 2;
 template <class T>
 constexpr int TILE_COLUMNS = TILE_VECTORS * lanes<T>;
 
-// Rows of a wide tile, which has twice the columns; none where there are too few registers.
-constexpr int WIDE_ROWS = VECTOR_BYTES == 64 ? 6 : 0;
+// Rows of a broad tile, which has twice the columns; none where there are too few registers.
+constexpr int BROAD_ROWS = VECTOR_BYTES == 64 ? 6 : 0;
 template <class T>
-constexpr int WIDE_COLUMNS = 2 * TILE_COLUMNS<T>;
+constexpr int BROAD_COLUMNS = 2 * TILE_COLUMNS<T>;
 
 // Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
 constexpr int DEPTH = 128;
@@ -38,7 +38,7 @@ constexpr int64_t AHEAD = 8;
 // [depth][rows], as columns.
 enum class LayoutA { packed, tight, rows, columns };
 
-// Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored. The columns of a wide tile are those of
+// Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored. The columns of a broad tile are those of
 // two panels of B, `pair` apart.
 // `start` is what the sum starts from (a bias, or zeros), a value a column for each row, `start_stride` apart (0: the same for all);
 // null to add the sum to what C holds. Sums of short sums: they err less than one long one.
@@ -111,16 +111,24 @@ Tile<T> tile_of_rows(int rows) {
   return tile<T, ROWS, LAYOUT, V, FAR>;
 }
 
-// The tile for numbers of rows and columns known at run time: 1 to TILE_ROWS and TILE_COLUMNS, or 1 to WIDE_ROWS and WIDE_COLUMNS.
-template <class T, LayoutA LAYOUT, bool FAR = false>
-Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>) {
-  if constexpr (WIDE_ROWS > 0 && (LAYOUT == LayoutA::rows || LAYOUT == LayoutA::columns)) {
-    if (columns > TILE_COLUMNS<T>) return tile_of_rows<T, LAYOUT, 2 * TILE_VECTORS, FAR, WIDE_ROWS>(rows);
+template <class T, LayoutA LAYOUT, bool FAR>
+Tile<T> tile_of_columns(int rows, int64_t columns) {
+  if constexpr (BROAD_ROWS > 0 && (LAYOUT == LayoutA::rows || LAYOUT == LayoutA::columns)) {
+    if (columns > TILE_COLUMNS<T>) return tile_of_rows<T, LAYOUT, 2 * TILE_VECTORS, FAR, BROAD_ROWS>(rows);
   }
   if constexpr (LAYOUT != LayoutA::tight) {
     if (columns <= lanes<T>) return tile_of_rows<T, LAYOUT, 1, FAR, TILE_ROWS>(rows);
   }
   return tile_of_rows<T, LAYOUT, TILE_VECTORS, FAR, TILE_ROWS>(rows);
+}
+
+// The tile for numbers of rows and columns known at run time: 1 to TILE_ROWS and TILE_COLUMNS, or 1 to BROAD_ROWS and BROAD_COLUMNS.
+template <class T, LayoutA LAYOUT>
+Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>, bool far = false) {
+  if constexpr (LAYOUT == LayoutA::packed || LAYOUT == LayoutA::rows) {
+    if (far) return tile_of_columns<T, LAYOUT, true>(rows, columns);
+  }
+  return tile_of_columns<T, LAYOUT, false>(rows, columns);
 }
 
 // Calls f(first, rows) for tiles of as many rows, or one less: 16 are 8 and 8, not 14 and 2.

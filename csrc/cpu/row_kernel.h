@@ -163,8 +163,8 @@ void row_conv_by(const GatherConv<T>& p, const Activations<const T>& input, cons
 
 template <class T>
 void row_conv(const GatherConv<T>& p, const Activations<const T>& input, const Activations<T>& output) {
-  if constexpr (WIDE_ROWS > 0) {
-    if (p.out_channels % WIDE_COLUMNS<T> == 0) return row_conv_by<T, WIDE_ROWS, 2 * TILE_VECTORS>(p, input, output);
+  if constexpr (BROAD_ROWS > 0) {
+    if (p.out_channels % BROAD_COLUMNS<T> == 0) return row_conv_by<T, BROAD_ROWS, 2 * TILE_VECTORS>(p, input, output);
   }
   row_conv_by<T, TILE_ROWS, TILE_VECTORS>(p, input, output);
 }

@@ -54,11 +54,11 @@ constexpr int64_t SUM = 64;
 template <class T, LayoutA LAYOUT>
 void multiply(int64_t tiles, int64_t depth, const T* inputs, const T* weight, int64_t pair, T* products, int64_t product_stride, int64_t columns, bool first) {
   constexpr int64_t N = TILE_COLUMNS<T>, STRIDE = LAYOUT == LayoutA::tight ? TIGHT_STRIDE : PACKED_STRIDE<T>;
-  const T zeros[WIDE_COLUMNS<T>] = {};
-  const bool wide = columns > N;
-  for_each_tile(tiles, wide ? WIDE_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
-    const auto far = wide ? tile_of<T, LayoutA::rows, true>(rows, columns) : tile_of<T, LAYOUT, true>(rows);
-    const auto multiply = LAYOUT == LayoutA::packed && t == 0 ? far : wide ? tile_of<T, LayoutA::rows>(rows, columns) : tile_of<T, LAYOUT>(rows);
+  const T zeros[BROAD_COLUMNS<T>] = {};
+  const bool broad = columns > N;
+  for_each_tile(tiles, broad ? BROAD_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
+    const bool far = LAYOUT == LayoutA::packed && t == 0;
+    const auto multiply = broad ? tile_of<T, LayoutA::rows>(rows, columns, far) : tile_of<T, LAYOUT>(rows, columns, far);
     T* c[TILE_ROWS];
     for (int r = 0; r < rows; r++) c[r] = products + (t + r) * product_stride;
     for (int64_t k = 0; k < depth; k += SUM)
@@ -95,7 +95,7 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
         }
         for (int64_t point = 0; point < POINTS; point++)
           for (int64_t column = 0, columns; column < width; column += columns) {
-            columns = WIDE_ROWS > 0 && width - column > N ? WIDE_COLUMNS<T> : N;
+            columns = BROAD_ROWS > 0 && width - column > N ? BROAD_COLUMNS<T> : N;
             multiply<T, LayoutA::packed>(count, depth_of(block), inputs.get() + point * input_step, weight.panel(point, block, column / N), DEPTH * N,
                                          products.get() + point * product_step + column, width, columns, block == 0);
           }

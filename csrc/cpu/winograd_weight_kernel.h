@@ -70,13 +70,13 @@ struct WeightGradPoints {
   // sums[out][in] += grads[tile][out] * inputs[tile][in] at one point, for `outs` and `ins` channels from (out, in) on.
   void multiply(int64_t point, int64_t count, int64_t out, int64_t outs, int64_t in, int64_t ins, T* sums, int64_t stride, bool first) const {
     constexpr int64_t N = TILE_COLUMNS<T>;
-    const T zeros[WIDE_COLUMNS<T>] = {};
+    const T zeros[BROAD_COLUMNS<T>] = {};
     const T *a = grads.get() + point * out_step + out, *b = inputs.get() + point * in_step + in;
     for (int64_t t = 0; t < count; t += DEPTH) {
       const int64_t depth = std::min<int64_t>(DEPTH, count - t);
       for (int64_t k = 0, columns; k < ins; k += columns) {
-        columns = WIDE_ROWS > 0 && ins - k > N ? WIDE_COLUMNS<T> : N;
-        for_each_tile(outs, columns > N ? WIDE_ROWS : TILE_ROWS, [&](int64_t o, int64_t rows) {
+        columns = BROAD_ROWS > 0 && ins - k > N ? BROAD_COLUMNS<T> : N;
+        for_each_tile(outs, columns > N ? BROAD_ROWS : TILE_ROWS, [&](int64_t o, int64_t rows) {
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = sums + (o + r) * stride + k;
           tile_of<T, LayoutA::columns>(rows, columns)(depth, a + t * out_stride + o, out_stride, b + t * in_stride + k, in_stride, N, c, columns,
