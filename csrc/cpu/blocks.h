@@ -28,10 +28,11 @@ constexpr size_t HUGE_PAGE = size_t(1) << 21;
 // Fresh memory is zeroed by the system first, which can take longer than the work done in it: some is kept. Neighbours that are kept
 // become one, and of one a part is lent, so that what is needed next needn't be as large as what was freed. Before fresh memory is
 // asked for, as much of what is kept is given back: it never adds to the most that is in use, however it is cut up. What is kept beyond
-// the first 128 MB, such as a classifier's gradient from one step to the next, the system may take as soon as it is short of memory.
+// the first 128 MB, such as a classifier's gradient from one step to the next, the system may take as soon as it is short of memory; to tell
+// it so takes longer than computing a small block's contents, so that this is done for large ones alone.
 class Blocks {
  public:
-  static constexpr size_t SMALLEST = HUGE_PAGE, KEPT = size_t(512) << 20, HELD = size_t(128) << 20;
+  static constexpr size_t SMALLEST = HUGE_PAGE, KEPT = size_t(512) << 20, HELD = size_t(128) << 20, LARGE = size_t(32) << 20;
 
   // Uninitialised; `size` is what it must be given back with. Null where the system has no more.
   static void* take(size_t bytes, size_t& size) {
@@ -45,7 +46,7 @@ class Blocks {
   static void give(void* data, size_t size) {
     std::vector<Block> superfluous;
 #if defined(MADV_FREE)
-    if (get().total_.load(std::memory_order_relaxed) + size > HELD) madvise(data, size, MADV_FREE);
+    if (size >= LARGE && get().total_.load(std::memory_order_relaxed) + size > HELD) madvise(data, size, MADV_FREE);
 #endif
     get().keep({reinterpret_cast<uintptr_t>(data), size}, superfluous);
     for (const Block& block : superfluous) unmap(block);
