@@ -89,10 +89,9 @@ struct Phases {
   // The rows of one panel, of each phase, for `ins` input channels from `in` on, in their order: put(phase, i, k, row) takes row k of
   // panel i.
   template <class F>
-  void pack(int64_t group, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) const {
+  void pack(const Filters<T>& filters, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) const {
     constexpr int64_t N = TILE_COLUMNS<T>;
     const int64_t C = conv().in_channels;
-    const Filters<T> filters = filters_of(group);
     read_panel(filters, panel, in, ins, chunk);
     for (int64_t c = 0; c < ins; c++)
       for (size_t phase = 0; phase < panels.size(); phase++)
@@ -111,7 +110,7 @@ struct Phases {
       for (int64_t i = begin; i < end; i++) {
         const int64_t group = i / chunks / of_phase, j = i % (chunks * of_phase);
         const int64_t panel = outs_are_neighbours() ? j % of_phase : j / chunks, in = (outs_are_neighbours() ? j / of_phase : j % chunks) * step;
-        pack(group, panel, in, std::min(step, C - in), read.get(), [&](size_t phase, int64_t to, int64_t k, const T* row)
+        pack(filters_of(group), panel, in, std::min(step, C - in), read.get(), [&](size_t phase, int64_t to, int64_t k, const T* row)
                                                                        __attribute__((always_inline)) { put(phase, group, to, k, row); });
       }
     });
@@ -203,7 +202,7 @@ void gather_by_panels(const GatherConv<T>& p) {
           if (filters.taps == 1)
             filters.read_panel(of_group, some, in, std::min(step, C - in), to + in * N);
           else
-            filters.pack(group, some, in, std::min(step, C - in), chunk.get(),
+            filters.pack(of_group, some, in, std::min(step, C - in), chunk.get(),
                          [&](size_t, int64_t panel, int64_t k, const T* from) { copy_run(from, to + (panel / panels.of_phase * C + k) * N, N); });
         }
       }
