@@ -18,6 +18,11 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
+// A string among an op's arguments.
+struct Text : std::string {
+  using std::string::string;
+};
+
 #if defined(__CUDACC__)
 #define TORCHCONV_HD __host__ __device__ inline
 #else
@@ -188,3 +193,18 @@ inline void expect_sizes(const char* op, const char* name, const Tensor& t, cons
 }
 
 }  // namespace torchconv
+
+// For std::string torch itself has one, which leaks a copy in each call (so far as of 2.13); a few bytes, but they break up the heap.
+template <>
+struct torch::stable::detail::ToImpl<torchconv::Text> {
+  static torchconv::Text call(StableIValue value, uint64_t, bool) {
+    const auto handle = to<StringHandle>(value);
+    const char* data;
+    size_t length;
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    const torchconv::Text text(data, length);
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};

@@ -50,7 +50,7 @@ std::string available_isas() {
   return names;
 }
 
-void set_isa(std::string name) { torchconv::set_isa(name); }
+void set_isa(torchconv::Text name) { torchconv::set_isa(name); }
 
 torchconv::Tensor empty(torchconv::Ints size, torchconv::ScalarType dtype, bool channels_last) {
   torchconv::checked_volume("empty", size);

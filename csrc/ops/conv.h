@@ -40,7 +40,7 @@ Activations<T> activations(const Tensor& t) {
 
 template <class Device>
 Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
-            std::string algorithm, bool channels_last) {
+            Text algorithm, bool channels_last) {
   const char* op = "conv";
   const Device device(op, "input", input);
   device.expect("weight", weight);
@@ -64,7 +64,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
 
 template <class Device>
 Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                  std::string algorithm, bool channels_last) {
+                  Text algorithm, bool channels_last) {
   const char* op = "conv_input";
   const Device device(op, "grad_output", grad_output);
   device.expect("weight", weight);
@@ -84,7 +84,7 @@ Tensor conv_input(Tensor grad_output, Tensor weight, Ints input_size, Ints strid
 
 template <class Device>
 Tensor conv_weight(Tensor input, Tensor grad_output, Ints kernel_size, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                   std::string algorithm, bool channels_last) {
+                   Text algorithm, bool channels_last) {
   const char* op = "conv_weight";
   const Device device(op, "input", input);
   device.expect("grad_output", grad_output);
