@@ -34,26 +34,20 @@ inline bool is_channels_last(const Tensor& t) {
   return fits(0);
 }
 
-// Results of so many bytes are torch's: of less, what its allocator leaves unused is nothing to speak of.
-constexpr size_t LARGEST_OF_TORCH = 1 << 14;
-
-// A tensor in memory of ours (blocks.h), or null where there is none to be had, it is small, or torch is older than 2.11. Its storage can't
-// be resized. A sanitizer watches over torch's.
-inline AtenTensorHandle in_own_memory([[maybe_unused]] const Ints& sizes, [[maybe_unused]] const Ints& strides, [[maybe_unused]] int32_t type) {
+// A tensor in a large block, or null where there is none to be had, it isn't large, or torch is older than 2.11. Its storage can't be
+// resized. A sanitizer watches over the heap alone.
+inline AtenTensorHandle in_block([[maybe_unused]] const Ints& sizes, [[maybe_unused]] const Ints& strides, [[maybe_unused]] int32_t type) {
   AtenTensorHandle handle = nullptr;
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
   size_t bytes = aoti_torch_dtype_element_size(type);
   for (const int64_t size : sizes)
     if (__builtin_mul_overflow(bytes, size, &bytes)) return nullptr;
-  if (torch_from_blob == nullptr || bytes <= LARGEST_OF_TORCH) return nullptr;
-  const bool in_heap = bytes < Blocks::SMALLEST;
-  void* const memory = in_heap ? std::malloc(bytes + CACHE_LINE) : Blocks::take(bytes, bytes);
-  if (memory == nullptr) return nullptr;
-  void (*const give_back)(void*, void*) = [](void*, void* memory) { std::free(memory); };
-  void (*const give)(void*, void*) = [](void* block, void* size) { Blocks::give(block, reinterpret_cast<size_t>(size)); };
-  TORCH_ERROR_CODE_CHECK(torch_from_blob(in_heap ? at_line(memory) : memory, sizes.size(), sizes.data(), strides.data(), 0, type, aoti_torch_device_type_cpu(),
-                                         -1, &handle, aoti_torch_layout_strided(), nullptr, 0, in_heap ? give_back : give,
-                                         in_heap ? memory : reinterpret_cast<void*>(bytes)));
+  if (torch_from_blob == nullptr || bytes < Blocks::SMALLEST) return nullptr;
+  void* const data = Blocks::take(bytes, bytes);
+  if (data == nullptr) return nullptr;
+  const auto give = [](void* block, void* size) { Blocks::give(block, reinterpret_cast<size_t>(size)); };
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(data, sizes.size(), sizes.data(), strides.data(), 0, type, aoti_torch_device_type_cpu(), -1, &handle,
+                                         aoti_torch_layout_strided(), nullptr, 0, give, reinterpret_cast<void*>(bytes)));
 #endif
   return handle;
 }
@@ -82,7 +76,7 @@ inline Tensor empty(const Ints& sizes, ScalarType dtype, bool channels_last, Pla
   for (int64_t d = rank - 1; d >= 0; d--)
     if (d != 1 || !channels_last) lay(d);
   const auto type = static_cast<int32_t>(dtype);
-  AtenTensorHandle handle = place.device_type == aoti_torch_device_type_cpu() ? in_own_memory(sizes, strides, type) : nullptr;
+  AtenTensorHandle handle = place.device_type == aoti_torch_device_type_cpu() ? in_block(sizes, strides, type) : nullptr;
   if (handle == nullptr)
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), type, place.device_type, place.index, &handle));
   return Tensor(handle);

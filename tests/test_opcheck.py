@@ -1,5 +1,6 @@
-"""The compiled ops as torch's compiler sees them: schemas, fake kernels, tracing."""
+"""The compiled ops as torch's compiler sees them: schemas, fake kernels, tracing; and what calls leave behind."""
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +149,32 @@ def test_fake_results_look_like_real_ones(name: str) -> None:
     as_tuple = (real, fake) if isinstance(real, tuple) else ((real,), (fake,))
     for a, b in zip(*as_tuple, strict=True):
         assert (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
+
+
+class HeapInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`: ten sizes, the eighth (`uordblks`) of what is in use."""
+
+    _fields_ = [("before", 7 * ctypes.c_size_t), ("in_use", ctypes.c_size_t), ("after", 2 * ctypes.c_size_t)]
+
+
+LIBC = ctypes.CDLL(None)
+
+
+@pytest.mark.skipif(not hasattr(LIBC, "mallinfo2"), reason="glibc's, from 2.33 on")
+@pytest.mark.parametrize("name", [*CALLS, "empty", "set_isa", "empty_cache"])
+def test_calls_leave_nothing_on_the_heap(name: str) -> None:
+    # A few bytes a call are soon much: what is freed around them no longer fits the next call. (torch leaks the
+    # strings that ops return, as isa's; nothing asks for those again and again.)
+    LIBC.mallinfo2.restype = HeapInfo
+    op, args = CALLS.get(name, (name, ()))
+    args = {"empty": ([2, 4, 6, 7], torch.float32, True), "set_isa": (ops.isa(),)}.get(name, args)
+    call = getattr(torch.ops.torchconv, op)
+    for times in (100, 400):
+        before = LIBC.mallinfo2().in_use
+        for _ in range(times):
+            call(*args)
+        left = LIBC.mallinfo2().in_use - before
+    assert left < 400 * 8
 
 
 @pytest.mark.parametrize("name", CONV_PROBLEMS)

@@ -149,13 +149,4 @@ class Blocks {
 
 #endif
 
-// Smaller memory is the heap's, and aligned to a cache line by hand. Of what aligned_alloc and posix_memalign take, glibc before 2.38 frees
-// the ends as chunks of their own, which it keeps for small requests, so that the piece between them, once it is free, is too small for the
-// next call of the same size: a layer called in a loop took new memory again and again, gigabytes of it.
-constexpr size_t CACHE_LINE = 64;
-
-inline void* at_line(void* memory) {
-  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
-}
-
 }  // namespace torchconv

@@ -15,20 +15,21 @@ template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count) {
-    size_t size = static_cast<size_t>(count) * sizeof(T) + CACHE_LINE;
-    const bool small = size < Blocks::SMALLEST;
-    void* const memory = small ? std::malloc(size) : Blocks::take(size, size);
-    if (memory == nullptr) throw std::bad_alloc();
-    memory_ = std::unique_ptr<void, GiveBack>(memory, GiveBack{small ? 0 : size});
+    const size_t wanted = static_cast<size_t>(count) * sizeof(T);
+    size_t size = (wanted / LINE + 1) * LINE;
+    void* const data = size < Blocks::SMALLEST ? std::aligned_alloc(LINE, size) : Blocks::take(size, size);
+    if (data == nullptr) throw std::bad_alloc();
+    data_ = std::unique_ptr<T, GiveBack>(static_cast<T*>(data), GiveBack{size});
   }
-  T* get() const { return static_cast<T*>(at_line(memory_.get())); }
+  T* get() const { return data_.get(); }
 
  private:
+  static constexpr size_t LINE = 64;
   struct GiveBack {
-    size_t block = 0;  // its size
-    void operator()(void* memory) const { block == 0 ? std::free(memory) : Blocks::give(memory, block); }
+    size_t size = 0;
+    void operator()(T* p) const { size < Blocks::SMALLEST ? std::free(p) : Blocks::give(p, size); }
   };
-  std::unique_ptr<void, GiveBack> memory_;
+  std::unique_ptr<T, GiveBack> data_;
 };
 
 }  // namespace torchconv
