@@ -194,7 +194,7 @@ inline void expect_sizes(const char* op, const char* name, const Tensor& t, cons
 
 }  // namespace torchconv
 
-// For std::string torch itself has one, which leaks a copy in each call (so far as of 2.13); a few bytes, but they break up the heap.
+// For std::string torch itself has one, which up to 2.13 leaks a copy in each call (pytorch#191340): a few bytes, which break up the heap.
 template <>
 struct torch::stable::detail::ToImpl<torchconv::Text> {
   static torchconv::Text call(StableIValue value, uint64_t, bool) {
