@@ -137,6 +137,19 @@ WINOGRAD_PROBLEMS: dict[str, ConvProblem] = {
     "weight_gradient_in_chunks": ConvProblem((1, 201, 41, 39), (190, 201, 3, 3), padding=1),
     "weight_gradient_by_blocks": ConvProblem((1, 353, 33, 37), (340, 353, 3, 3), padding=1),
 }
+# The same in three dimensions: stacks of pictures, and kernels of any depth.
+WINOGRAD_STACKS: dict[str, ConvProblem] = {
+    "one_picture": ConvProblem((2, 5, 1, 9, 7), (4, 5, 1, 3, 3), padding=(0, 1, 1)),
+    "filters_side_by_side": ConvProblem((1, 34, 4, 8, 9), (33, 34, 1, 3, 3), padding=(0, 1, 1)),
+    "cube": ConvProblem((2, 33, 4, 9, 13), (34, 33, 3, 3, 3), padding=1),
+    "cube_unpadded": ConvProblem((1, 17, 5, 8, 6), (20, 17, 3, 3, 3), bias=False),
+    "one_picture_between_two_of_padding": ConvProblem((2, 7, 1, 6, 6), (6, 7, 3, 3, 3), padding=1),
+    "more_padding_than_depth": ConvProblem((1, 6, 2, 7, 5), (5, 6, 2, 3, 3), padding=(4, 1, 0)),
+    "deep_kernel": ConvProblem((1, 9, 8, 6, 7), (8, 9, 5, 3, 3), padding=(1, 2, 1)),
+    "few_tiles": ConvProblem((1, 150, 2, 5, 5), (140, 150, 3, 3, 3), padding=1),
+    "deeper_than_a_block": ConvProblem((1, 140, 3, 19, 18), (40, 140, 2, 3, 3), padding=(0, 1, 1)),
+    "weight_gradient_in_chunks": ConvProblem((1, 130, 4, 29, 27), (120, 130, 2, 3, 3), padding=1),
+}
 
 
 def rounds_every_sum(dtype: torch.dtype, algorithm: str) -> bool:

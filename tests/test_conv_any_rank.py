@@ -23,6 +23,7 @@ PROBLEMS: dict[str, ConvProblem] = {
     "3d_groups": ConvProblem((2, 4, 5, 4, 6), (6, 2, 3, 2, 3), 2, 1, 1, 2),
     "3d_depthwise": ConvProblem((2, 17, 5, 4, 6), (17, 1, 3, 2, 3), 1, 1, 1, 17),
     "3d_flat": ConvProblem((2, 40, 1, 12, 13), (36, 40, 1, 3, 3), 1, (0, 1, 1), winograd=True),
+    "3d_wide_enough_for_winograd": ConvProblem((2, 33, 4, 9, 13), (34, 33, 3, 3, 3), padding=1, winograd=True),
     "3d_batch_of_none": ConvProblem((0, 3, 5, 6, 7), (4, 3, 3, 3, 3)),
 }
 

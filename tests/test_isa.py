@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from torchconv import ops, reference
-from torchconv.functional import col2im, conv2d, im2col, max_pool2d
+from torchconv.functional import col2im, conv2d, conv3d, im2col, max_pool2d
 
 pytestmark = compiled_only
 
@@ -100,6 +100,19 @@ def test_depths(isa: str, depth: int, dtype: torch.dtype) -> None:
     with ops.algorithm("im2col"):
         for problem in problems:
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 7, 8, 15, 16, 17, 31, 32, 33, 65, 129])
+def test_winograd_on_stacks_of_pictures(isa: str, channels: int, dtype: torch.dtype) -> None:
+    problems = [
+        ConvProblem((2, channels, 3, 9, 14), (5, channels, 3, 3, 3), padding=1, winograd=True),
+        ConvProblem((1, 6, 4, 7, 31), (channels, 6, 2, 3, 3), winograd=True),
+        ConvProblem((1, channels, 2, 5, 4), (channels + 1, channels, 3, 3, 3), padding=1, winograd=True),
+    ]
+    with ops.algorithm("winograd"):
+        for problem in problems:
+            assert_same_convolution(conv3d, F.conv3d, problem, problem.tensors(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

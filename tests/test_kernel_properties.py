@@ -68,11 +68,13 @@ FAMILIES = {
 
 @st.composite
 def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
-    rank = 2 if family is FAMILIES["winograd"] else draw(ranks)
+    rank = draw(st.sampled_from((2, 2, 3))) if family is FAMILIES["winograd"] else draw(ranks)
     inputs, outputs, groups = (draw(about(*bounds)) for bounds in (family.inputs, family.outputs, family.groups))
     batch, longest = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3))), min(family.kernel[1], (11, 7, 3)[rank - 1])
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
+    if family is FAMILIES["winograd"] and rank == 3:
+        kernel = (draw(st.integers(1, 4)), 3, 3)
     if family is FAMILIES["side_by_side"]:  # windows that tile the input
         stride, dilation, padding = kernel, (1,) * rank, (0,) * rank
     room, sizes = PRODUCTS // (max(batch, 1) * groups * inputs * outputs * prod(kernel)), []
@@ -86,8 +88,8 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
 
 
 def served_by_winograd(problem: ConvProblem) -> bool:
-    window = problem.weight[2:], problem.stride, problem.dilation, problem.groups
-    return window == ((3, 3), (1, 1), (1, 1), 1)
+    pictures = len(problem.weight) > 3 and problem.weight[-2:] == (3, 3)
+    return pictures and {*problem.stride, *problem.dilation, problem.groups} == {1}
 
 
 @contextmanager

@@ -298,6 +298,15 @@ def test_the_best_picture_is_written_on_an_error(
     assert os.listdir(tmp_path) == ["out.png"]
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs ignore the signal, and so would what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_leaves_the_best_picture(tmp_path: Path) -> None:
     output = tmp_path / "out.png"
     command = [sys.executable, SCRIPT, PHOTO, PAINTING, "-o", output, "--size", "48", "--iterations", "100000"]

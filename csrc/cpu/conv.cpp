@@ -52,11 +52,11 @@ class ChannelsLastResult {
   std::optional<Scratch<T>> copy_;
 };
 
-// Winograd's F(4x4, 3x3) serves 3x3 windows that move and spread by one, on pictures.
+// Winograd's F(4x4, 3x3) serves 3x3 windows that move and spread by one, on pictures, and of any depth on stacks of them.
 bool winograd_serves(const Problem& p) {
   const Window& w = p.window;
-  return p.groups == 1 && p.in > 0 && p.out > 0 && w.kernel == Extent{1, 3, 3} && w.stride == Extent{1, 1, 1} &&
-         w.dilation == Extent{1, 1, 1} && w.input[0] == 1 && w.padding[0] == 0;
+  return p.groups == 1 && p.in > 0 && p.out > 0 && w.kernel == Extent{w.kernel[0], 3, 3} && w.stride == Extent{1, 1, 1} &&
+         w.dilation == Extent{1, 1, 1};
 }
 
 // Where Winograd's transforms cost more than its fewer products save, or float64 is wanted exact, im2col is the better one.
@@ -73,7 +73,7 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
                   "', expected auto, im2col or winograd");
   if (algorithm == "winograd")
     TORCHCONV_CHECK(winograd_serves(p), op,
-                    ": algorithm 'winograd' serves 3x3 kernels of stride 1, dilation 1 and groups 1 in two dimensions; got kernel ",
+                    ": algorithm 'winograd' serves 3x3 kernels, in three dimensions of any depth, of stride 1, dilation 1 and groups 1; got kernel ",
                     to_string(Ints(p.window.kernel.begin(), p.window.kernel.end())), ", stride ",
                     to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", dilation ",
                     to_string(Ints(p.window.dilation.begin(), p.window.dilation.end())), ", groups ", p.groups);

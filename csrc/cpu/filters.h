@@ -29,12 +29,12 @@ struct Filters {
     if (count == 0) return;
     const auto [low, high] = std::minmax_element(offset.begin(), offset.end());
     const int64_t span = *high - *low + 1;
-    bool ascending = in_step == count, descending = ins == 1;  // the latter as a flipped kernel has them
+    bool run = true, descending = ins == 1;  // the latter as a flipped kernel has them
     for (int64_t tap = 0; tap < count; tap++) {
-      ascending = ascending && offset[tap] == offset[0] + tap;
+      run = run && offset[tap] == offset[0] + tap;
       descending = descending && offset[tap] == offset[0] - tap;
     }
-    if (ascending) return transpose_matrix(outs, ins * count, from + *low, out_step, to, width);
+    if (run && in_step == count) return transpose_matrix(outs, ins * count, from + *low, out_step, to, width);
     if (descending) return transpose_matrix(outs, count, from + *low, out_step, to + (count - 1) * width, -width);
     const bool near = in_step >= std::max(out_step, INT64_C(1) * lanes<T>) && 3 * ceil_div(span, lanes<T>) <= count;
     if (in_step == 1 || out_step == 1) {
@@ -45,6 +45,8 @@ struct Filters {
       // What is read beyond a filter's last tap is the next filter's first: not so for the last one of all.
       if (near && in + i + 1 < in_channels)
         read_by_taps(from + i * in_step, *low, span, outs, to + i * count * width, width);
+      else if (run)
+        transpose_matrix(outs, count, from + i * in_step + *low, out_step, to + i * count * width, width);
       else
         for (int64_t tap = 0; tap < count; tap++)
           for (int64_t o = 0; o < outs; o++) to[(i * count + tap) * width + o] = from[i * in_step + offset[tap] + o * out_step];

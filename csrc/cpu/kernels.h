@@ -11,6 +11,8 @@ namespace torchconv {
 struct WinogradPictures {
   int64_t batch, in_channels, out_channels;
   int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
+  // In three dimensions each of the batch is a stack of pictures, and the kernel one of 3x3 filters.
+  int64_t in_depth = 1, out_depth = 1, pad_depth = 0, kernel_depth = 1;
 };
 
 // Activations are of type S, all else is what they are computed in.

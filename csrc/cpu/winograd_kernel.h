@@ -1,7 +1,7 @@
 // 3x3 convolution by Winograd's tiles (winograd_transforms.h). Summed over the input channels, the elementwise product of a point
 // becomes a matrix product [tiles][in] x [in][out]. Of the two transformed operands, inputs [point][tile][in] and weight
 // [point][in][out], the smaller one is kept whole and the other passes by in blocks that fit the L2 cache. Vectors run over the
-// channels.
+// channels. In three dimensions the sum is over the kernel's depth, too: the channels of its taps are like more input channels.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
@@ -9,14 +9,16 @@ namespace winograd {
 // Tiles of a block, at least and at most.
 constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * TILE_ROWS;
 
-// G g G^T for `depth` input channels from `channel` on and one panel of output channels from `first` on, filled up with zeros.
-// Point i goes to to + i * step, as [depth][TILE_COLUMNS].
+// G g G^T at one tap of the kernel's depth, for `depth` input channels from `channel` on and one panel of output channels from `first` on,
+// filled up with zeros. Point i goes to to + i * step, as [depth][TILE_COLUMNS].
 template <class F, class S>
-void weight_panel(const WinogradConv<S>& p, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
+void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
   using T = wide<S>;
   constexpr int64_t L = lanes<T>, N = TILE_COLUMNS<T>, CHUNK = 16;
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
-  const Filters<T> filters(p.weight, {1, 3, 3}, 0, p.in_channels);
+  WeightView<T> view = p.weight;
+  view.start += tap * view.step[0];
+  const Filters<T> filters(view, {1, 3, 3}, 0, p.in_channels);
   T chunk[CHUNK][9][N];
   if (columns < N) std::memset(chunk, 0, sizeof chunk);
   for (int64_t k = 0; k < depth; k++) {
@@ -71,12 +73,14 @@ template <class F, class S>
 void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
-  const PackedWeight<T> weight(p.in_channels, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
-  const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - block * DEPTH); };
+  const int64_t of_tap = ceil_div(p.in_channels, DEPTH);  // blocks
+  const PackedWeight<T> weight(p.kernel_depth * of_tap * DEPTH, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
+  const auto channel_of = [&](int64_t block) { return block % of_tap * DEPTH; };
+  const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - channel_of(block)); };
   torch::stable::parallel_for(0, weight.blocks * weight.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t block = i / weight.panels, panel = i % weight.panels;
-      weight_panel<F>(p, block * DEPTH, depth_of(block), panel * N, weight.panel(0, block, panel), weight.group_step);
+      weight_panel<F>(p, block / of_tap, channel_of(block), depth_of(block), panel * N, weight.panel(0, block, panel), weight.group_step);
     }
   });
   const int64_t width = weight.panels * N;
@@ -90,8 +94,8 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
       for (int64_t block = 0; block < weight.blocks; block++) {
         for (int64_t t = 0; t < count; t++) {
-          const TileInput<F, S> tile(p, all, i * block_tiles + t);
-          tile.transform(block * DEPTH, depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step, PACKED_STRIDE<T>);
+          const TileInput<F, S> tile(p, all, i * block_tiles + t, block / of_tap);
+          tile.transform(channel_of(block), depth_of(block), inputs.get() + t * PACKED_STRIDE<T>, input_step, PACKED_STRIDE<T>);
         }
         for (int64_t point = 0; point < POINTS; point++)
           for (int64_t column = 0, columns; column < width; column += columns) {
@@ -117,15 +121,16 @@ template <class F, class S>
 void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
-  const int64_t depths = ceil_div(p.in_channels, PANEL_DEPTH), panels = ceil_div(p.out_channels, N);
-  const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - i * PANEL_DEPTH); };
+  const int64_t of_tap = ceil_div(p.in_channels, PANEL_DEPTH), depths = p.kernel_depth * of_tap, panels = ceil_div(p.out_channels, N);
+  const auto channel_of = [&](int64_t i) { return i % of_tap * PANEL_DEPTH; };
+  const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - channel_of(i)); };
   const int64_t input_step = all.total * PANEL_DEPTH + LINE<T>;
   const Scratch<T> inputs(depths * POINTS * input_step);
   torch::stable::parallel_for(0, all.total, grain_of(POINTS * p.in_channels), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
-      const TileInput<F, S> tile(p, all, t);
-      for (int64_t i = 0; i < depths; i++)
-        tile.transform(i * PANEL_DEPTH, depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step, PANEL_DEPTH);
+      for (int64_t tap = 0, i = 0; tap < p.kernel_depth; tap++)
+        for (const TileInput<F, S> tile(p, all, t, tap); i < (tap + 1) * of_tap; i++)
+          tile.transform(channel_of(i), depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step, PANEL_DEPTH);
     }
   });
   const int64_t blocks = ceil_div(all.total, PANEL_TILES), most = ceil_div(all.total, blocks);
@@ -136,7 +141,7 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
       const int64_t first = item % blocks * most, count = std::min(most, all.total - first);
       const int64_t channel = item / blocks * N, channels = std::min(N, p.out_channels - channel);
       for (int64_t i = 0; i < depths; i++) {
-        weight_panel<F>(p, i * PANEL_DEPTH, depth_of(i), channel, weight.get(), weight_step);
+        weight_panel<F>(p, i / of_tap, channel_of(i), depth_of(i), channel, weight.get(), weight_step);
         const T* a = inputs.get() + i * POINTS * input_step + first * PANEL_DEPTH;
         for (int64_t point = 0; point < POINTS; point++)
           multiply<T, LayoutA::tight>(count, depth_of(i), a + point * input_step, weight.get() + point * weight_step, 0,
@@ -160,7 +165,7 @@ void conv_by(const WinogradConv<S>& p) {
 
 template <class F>
 int64_t multiplications(const WinogradPictures& p) {
-  return p.batch * ceil_div(p.out_height, F::OUT) * ceil_div(p.out_width, F::OUT) * F::POINTS;
+  return p.batch * p.out_depth * ceil_div(p.out_height, F::OUT) * ceil_div(p.out_width, F::OUT) * F::POINTS;
 }
 
 // The larger tiles where they save a sixteenth of the products and more: not where much of them juts out of the picture. With few

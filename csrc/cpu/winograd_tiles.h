@@ -87,7 +87,7 @@ struct Tiles {
       : p(pictures),
         across(ceil_div(p.out_width, F::OUT)),
         down(ceil_div(p.out_height, F::OUT)),
-        total(p.batch * down * across),
+        total(p.batch * p.out_depth * down * across),
         zeros(std::max(p.in_channels, p.out_channels)) {
     zero_run(zeros.get(), std::max(p.in_channels, p.out_channels));
   }
@@ -95,28 +95,32 @@ struct Tiles {
   int64_t y(int64_t index) const { return index / across % down * F::OUT; }
   int64_t x(int64_t index) const { return index % across * F::OUT; }
 
-  // Where a tile's inputs lie, and its outputs; `outside` stands for those that don't exist.
-  void inputs(const S* input, int64_t index, const S* pixel[F::POINTS]) const {
-    locate<F::IN>(input, index, p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height, x(index) - p.pad_width,
+  // Where a tile's inputs lie at a tap of the kernel's depth, and its outputs; `outside` stands for those that don't exist.
+  void inputs(const S* input, int64_t index, int64_t tap, const S* pixel[F::POINTS]) const {
+    const int64_t z = picture(index) % p.out_depth + tap - p.pad_depth;
+    const int64_t from = 0 <= z && z < p.in_depth ? picture(index) / p.out_depth * p.in_depth + z : NOWHERE;
+    locate<F::IN>(input, from, p.in_height, p.in_width, p.in_channels, y(index) - p.pad_height, x(index) - p.pad_width,
                   static_cast<const S*>(zeros.get()), pixel);
   }
   template <class U>
   void outputs(U* output, int64_t index, U* outside, U* pixel[F::OUT * F::OUT]) const {
-    locate<F::OUT>(output, index, p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
+    locate<F::OUT>(output, picture(index), p.out_height, p.out_width, p.out_channels, y(index), x(index), outside, pixel);
   }
   // The outputs of 2x2 windows over the outputs, which cover them.
   void pooled_outputs(S* output, int64_t index, S* pixel[F::OUT * F::OUT / 4]) const {
-    locate<F::OUT / 2>(output, index, p.out_height / 2, p.out_width / 2, p.out_channels, y(index) / 2, x(index) / 2, static_cast<S*>(nullptr), pixel);
+    locate<F::OUT / 2>(output, picture(index), p.out_height / 2, p.out_width / 2, p.out_channels, y(index) / 2, x(index) / 2, static_cast<S*>(nullptr), pixel);
   }
 
  private:
+  static constexpr int64_t NOWHERE = -1;
+
   template <int SIDE, class U>
-  void locate(U* pictures, int64_t index, int64_t height, int64_t width, int64_t channels, int64_t y0, int64_t x0, U* outside,
+  void locate(U* pictures, int64_t picture, int64_t height, int64_t width, int64_t channels, int64_t y0, int64_t x0, U* outside,
               U* pixel[SIDE * SIDE]) const {
     for (int i = 0; i < SIDE * SIDE; i++) {
       const int64_t y = y0 + i / SIDE, x = x0 + i % SIDE;
-      const bool inside = 0 <= y && y < height && 0 <= x && x < width;
-      pixel[i] = inside ? pictures + ((picture(index) * height + y) * width + x) * channels : outside;
+      const bool inside = picture != NOWHERE && 0 <= y && y < height && 0 <= x && x < width;
+      pixel[i] = inside ? pictures + ((picture * height + y) * width + x) * channels : outside;
     }
   }
 };
@@ -146,14 +150,14 @@ inline __attribute__((always_inline)) void store_signs(uint8_t* signs, int64_t a
   }
 }
 
-// The inputs of one tile.
+// The inputs of one tile, at one tap of the kernel's depth.
 template <class F, class S>
 class TileInput {
   using T = wide<S>;
 
  public:
-  TileInput(const WinogradConv<S>& p, const Tiles<F, S>& all, int64_t index) : p_(p) {
-    if (p.input_positions == nullptr) all.inputs(p.input, index, pixel_);
+  TileInput(const WinogradConv<S>& p, const Tiles<F, S>& all, int64_t index, int64_t tap) : p_(p) {
+    if (p.input_positions == nullptr) all.inputs(p.input, index, tap, pixel_);
     if (p.input_positions == nullptr && p.input_signs == nullptr) return;
     const int64_t scale = p.input_positions == nullptr ? 1 : 2, height = p.in_height / scale, width = p.in_width / scale;
     for (int i = 0; i < F::POINTS; i++) {

@@ -52,14 +52,14 @@ struct WeightGradPoints {
     if (p.in_channels % TILE_COLUMNS<T> != 0) zero_run(inputs.get(), POINTS * in_step);
   }
 
-  // Those of the tiles [first, first + count).
-  void transform(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all, int64_t first, int64_t count) const {
+  // Those of the tiles [first, first + count), at one tap of the kernel's depth.
+  void transform(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all, int64_t tap, int64_t first, int64_t count) const {
     const auto of_input = [](const vec<T> d[IN], vec<T> to[IN]) __attribute__((always_inline)) { F4::input(d, to); };
     const auto of_grad = [](const vec<T> y[OUT], vec<T> to[IN]) __attribute__((always_inline)) { transform_grad_output(y, to); };
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
         const S *input[POINTS], *grad[OUT * OUT];
-        all.inputs(p.input, first + t, input);
+        all.inputs(p.input, first + t, tap, input);
         all.outputs(p.grad_output, first + t, static_cast<const S*>(all.zeros.get()), grad);
         tile_points<IN, IN>(input, OUT * p.in_channels, 0, p.in_channels, inputs.get() + t * in_stride, in_step, in_stride, of_input);
         tile_points<OUT, IN>(grad, OUT * p.out_channels, 0, p.out_channels, grads.get() + t * out_stride, out_step, out_stride, of_grad);
@@ -154,11 +154,11 @@ void weight_grad_by_blocks(const WinogradWeightGrad<S>& p, const WeightGradPoint
   });
 }
 
+// The gradient of the filters at one tap of the kernel's depth, which `p` sees.
 template <class S>
-void weight_grad(const WinogradWeightGrad<S>& p) {
+void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all, int64_t tap) {
   using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>;
-  const Tiles<F4, S> all(p);
   const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
@@ -168,7 +168,7 @@ void weight_grad(const WinogradWeightGrad<S>& p) {
   if (chunks == 1 || POINTS * p.in_channels * p.out_channels > 2 * CHUNK) {
     for (int64_t first = 0; first < all.total; first += most) {
       const int64_t count = std::min(most, all.total - first);
-      points.transform(p, all, first, count);
+      points.transform(p, all, tap, first, count);
       weight_grad_by_blocks(p, points, count, first > 0);
     }
     return;
@@ -177,7 +177,7 @@ void weight_grad(const WinogradWeightGrad<S>& p) {
   const Scratch<T> sums(POINTS * step);
   for (int64_t first = 0; first < all.total; first += most) {
     const int64_t count = std::min(most, all.total - first);
-    points.transform(p, all, first, count);
+    points.transform(p, all, tap, first, count);
     torch::stable::parallel_for(0, POINTS * blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t point = i / blocks, out = i % blocks * OUT_BLOCK, outs = std::min(OUT_BLOCK, p.out_channels - out);
@@ -188,6 +188,16 @@ void weight_grad(const WinogradWeightGrad<S>& p) {
   torch::stable::parallel_for(0, p.out_channels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t out = begin; out < end; out++) finish_weight_grad(p, out, 0, p.in_channels, sums.get() + out * width, step, false);
   });
+}
+
+template <class S>
+void weight_grad(const WinogradWeightGrad<S>& p) {
+  const Tiles<F4, S> all(p);
+  for (int64_t tap = 0; tap < p.kernel_depth; tap++) {
+    auto of_tap = p;
+    of_tap.view.start += tap * p.view.step[0];
+    weight_grad_of_tap(of_tap, all, tap);
+  }
 }
 
 }  // namespace winograd

@@ -90,13 +90,14 @@ class _Conv(NamedTuple):
         return 64 // self.dtype.itemsize
 
     def tiles(self, side: int) -> int:
-        return self.batch * prod(_ceil_div(size, side) for size in self.plane)
+        *depth, height, width = self.plane
+        return self.batch * prod(depth) * _ceil_div(height, side) * _ceil_div(width, side)
 
     def by_winograd(self, algorithm: str, stride: Sequence[int], dilation: Sequence[int], least: int) -> bool:
         """use_winograd in conv.cpp."""
         if algorithm != "auto":
             return algorithm == "winograd"
-        serves = self.groups == 1 and list(self.kernel) == [3, 3] and {*stride, *dilation} == {1}
+        serves = self.groups == 1 and list(self.kernel[-2:]) == [3, 3] and {*stride, *dilation} == {1}
         enough = min(self.inputs, self.outputs) >= 32 and self.positions >= least
         return serves and enough and self.dtype == torch.float32
 
@@ -116,12 +117,12 @@ class _Conv(NamedTuple):
             points, tiles = POINTS_OF_LARGE, self.tiles(6)
         if tiles < self.outputs:
             block = min(tiles, 70 // self.rows * self.rows)
-            inputs = _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
+            inputs = prod(self.kernel[:-2]) * _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
             return [points * inputs, *[points * self.columns * size for size in (PANEL_DEPTH, block)] * threads]
         width = self._whole(self.outputs)
         room = 1_000_000 // (points * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
         block = min(max(room // self.rows * self.rows, 14 // self.rows * self.rows), 4 * self.rows)
-        weight = _ceil_div(self.inputs, DEPTH) * DEPTH * width
+        weight = prod(self.kernel[:-2]) * _ceil_div(self.inputs, DEPTH) * DEPTH * width
         return [points * weight, *[points * block * size for size in (DEPTH + self.line, width)] * threads]
 
     def winograd_weight(self) -> list[int]:

@@ -130,5 +130,5 @@ def save_picture(picture: Tensor, path: str | os.PathLike[str]) -> None:
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are the user's alone
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it is renamed already
         raise
