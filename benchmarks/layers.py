@@ -14,7 +14,7 @@ from command import parser, run
 from convolution import PASSES, Layer, sides
 from models import GRID, MODELS, layers_of
 from record import Record
-from side_by_side import FOUR, Table, alternate, difference, four, geometric_mean, speedup
+from side_by_side import FOUR, Table, alternate, four, geometric_mean, greatest_difference, speedup
 
 LOSS = 0.9  # below this, a layer is listed
 
@@ -48,9 +48,7 @@ def job(options: argparse.Namespace, record: Record) -> None:
             tensors = layer.tensors(batch) if passes else {}
             for each in passes:
                 calls = sides(layer, each, tensors)
-                reference = calls["torch nchw"]()
-                differs = max(difference(calls[f"torchconv {layout}"](), reference) for layout in ("nchw", "nhwc"))
-                del reference
+                differs = greatest_difference(calls)
                 timing = alternate(calls, options.budget_seconds)
                 record.add(
                     {**facts, "pass": each},

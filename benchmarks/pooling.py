@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from command import parser, run
 from record import Record
-from side_by_side import FORMATS, FOUR, Table, alternate, difference, four
+from side_by_side import FORMATS, FOUR, Table, alternate, four, greatest_difference
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -106,11 +106,7 @@ def job(options: argparse.Namespace, record: Record) -> None:
                     if record.has(facts):
                         continue
                     calls = sides(name, each, torch.randn(shape))
-                    expected = calls["torch nchw"]()
-                    differs = max(
-                        difference(calls[f"torchconv {x}"](), expected) for x in FORMATS if f"torch {x}" in calls
-                    )
-                    del expected
+                    differs = greatest_difference(calls)
                     timing = alternate(calls, options.budget_seconds)
                     record.add(facts, timing, differs=differs)
                     table.row(name, "×".join(map(str, shape)), each, *four(timing.median, differs))

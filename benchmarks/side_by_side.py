@@ -86,6 +86,12 @@ def difference(value: torch.Tensor, expected: torch.Tensor) -> float:
     return (error / norm).sqrt().item()
 
 
+def greatest_difference(calls: Calls) -> float:
+    """Of torchconv's results from torch's in contiguous tensors."""
+    expected = calls["torch nchw"]()
+    return max(difference(call(), expected) for side, call in calls.items() if side.startswith("torchconv "))
+
+
 class Table:
     """Rows of fixed width, printed as they come. A column is a title and a width, negative to align left."""
 

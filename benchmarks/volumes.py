@@ -15,7 +15,7 @@ from command import parser, run
 from convolution import PASSES
 from models import torchvision_models
 from record import Record
-from side_by_side import FOUR, Table, alternate, difference, four, geometric_mean, speedup
+from side_by_side import FOUR, Table, alternate, four, geometric_mean, greatest_difference, speedup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,14 +107,13 @@ def job(options: argparse.Namespace, record: Record) -> None:
                 if record.has(facts):
                     continue
                 calls = sides(layer, each)
-                expected = calls["torch nchw"]()
-                differs = max(difference(calls[f"torchconv {layout}"](), expected) for layout in FORMATS)
-                del expected
+                differs = greatest_difference(calls)
                 timing = alternate(calls, options.budget_seconds)
                 record.add(facts, timing, differs=differs)
                 table.row(name, str(layer), each, *four(timing.median, differs))
     for each in options.passes:
-        ratios = [speedup(entry["seconds"]) for entry in record.entries if entry["pass"] == each]
+        entries = [e for e in record.entries if e["pass"] == each and e["threads"] == options.count]
+        ratios = [speedup(entry["seconds"]) for entry in entries]
         print(f"{each}: {geometric_mean(ratios):.2f}x, least {min(ratios):.2f}x")
 
 
