@@ -17,7 +17,7 @@ def operands() -> tuple[Tensor, Tensor, Tensor]:
     """Input, weight and bias of a call that has been made."""
     tensors = torch.ones(2, 4, 5, 5), torch.ones(6, 4, 3, 3), torch.ones(6)
     conv2d(*tensors, *WINDOW)
-    assert any(geometry.stride == (1, 1) for geometry in conv._checked.values())
+    assert any(known.geometry.stride == (1, 1) for known in conv._checked.values())
     return tensors
 
 

@@ -117,10 +117,12 @@ def _compiled(tensor: Tensor, algorithm: str, family: str) -> bool:
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether a result computed from `tensor` should be channels-last, as torch decides it for unambiguous strides.
 
-    Read off the strides: under vmap a tensor can't be asked for this format.
+    Under vmap, where a tensor can't be asked for this format, it is read off the strides.
     """
     if tensor.dim() not in (4, 5) or tensor.is_contiguous():
         return False
+    if not torch._C._are_functorch_transforms_active():
+        return tensor.is_contiguous(memory_format=memory_format_of(tensor.dim(), True))
     shape, strides, expected = tensor.shape, tensor.stride(), 1
     for dim in (1, *range(len(shape) - 1, 1, -1), 0):
         size = shape[dim]

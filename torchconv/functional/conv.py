@@ -1,6 +1,6 @@
 """Convolution and transposed convolution over one, two and three dimensions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -256,12 +256,15 @@ def conv_operands(
 ) -> tuple[Tensor, Tensor, Tensor | None, ConvGeometry, bool]:
     """A convolution's checked operands, the input with a batch; its geometry; and whether there was a batch."""
     key = _key(rank, input, weight, bias, stride, padding, dilation, groups)
-    known = None if key is None else _checked.get(key)
+    try:
+        known = _checked.get(key)
+    except TypeError:  # a symbolic size
+        known = key = None
     if known is not None:
-        return input, weight, bias, known, True
+        return input, weight, bias, known.geometry, True
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
-    groups = check_operands(function, rank, input, weight, bias, groups)
+    given_groups, groups = groups, check_operands(function, rank, input, weight, bias, groups)
     if weight.shape[0] == 0:
         raise RuntimeError(f"{function}: weight has shape {tuple(weight.shape)}, expected one output channel or more")
     if 0 in input.shape[-rank:] and 0 not in input.shape[:-rank]:
@@ -269,15 +272,23 @@ def conv_operands(
     check_channels(function, rank, input, weight, bias, groups)
     input, window, _ = conv_window(function, input, weight, stride, padding, dilation)
     geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
-    if key is not None and batched:
+    arguments = (stride, padding, dilation, given_groups)
+    if key is not None and batched and all(map(_is_constant, arguments)):
         if len(_checked) >= _MOST_CHECKED:
             _checked.clear()
-        _checked[key] = geometry
+        _checked[key] = _Checked(geometry, arguments)
     return input if batched else input.unsqueeze(0), weight, bias, geometry, batched
 
 
+class _Checked(NamedTuple):
+    """What a known call's geometry is, and the arguments that the key names by their id, which are so kept alive."""
+
+    geometry: ConvGeometry
+    arguments: tuple[Any, ...]
+
+
 # Calls whose operands went together: to check them again would take as long as a small layer's convolution.
-_checked: dict[Any, ConvGeometry] = {}
+_checked: dict[Any, _Checked] = {}
 _MOST_CHECKED = 4096
 
 
@@ -293,7 +304,7 @@ def _key(
 ) -> Any:
     """All that the checks ask for, or None where that can't be told, or where more is done than to check.
 
-    Types are part of it: True is no stride, but equal to one.
+    Arguments are known by identity: a layer's are the same objects at each call, and equal ones may be of a wrong type.
     """
     if type(padding) is str or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return None
@@ -301,15 +312,16 @@ def _key(
         on_cpu = input.is_cpu and weight.is_cpu and (bias is None or bias.is_cpu)
         if not on_cpu or ops.autocast_dtype(input) is not None:
             return None
-        shapes = (input.shape, weight.shape, None if bias is None else bias.shape)
-        dtypes = (input.dtype, weight.dtype, None if bias is None else bias.dtype)
-        window = (stride, padding, dilation)
-        types = [tuple(map(type, value)) if type(value) is tuple else type(value) for value in window]
-        key = (rank, shapes, dtypes, window, *types, groups, type(groups), ops.current_algorithm())
-        hash(key)
-    except (TypeError, AttributeError):  # a list, a symbolic size, or no tensor
+        biases = None if bias is None else (bias.shape, bias.dtype)
+        window = (id(stride), id(padding), id(dilation), id(groups))
+        return rank, input.shape, input.dtype, weight.shape, weight.dtype, biases, window, ops.current_algorithm()
+    except AttributeError:  # no tensor
         return None
-    return key
+
+
+def _is_constant(argument: Any) -> bool:
+    """Whether an argument can't change while it stays the same object."""
+    return type(argument) is int or (type(argument) is tuple and all(type(value) is int for value in argument))
 
 
 def _conv_transpose(
