@@ -20,7 +20,7 @@ ISAS = ops.available_isas()
 # One less and one more than a vector of 4, 8 or 16, and than the two or so that make a tile; rows of tiles are 6 or 14.
 CHANNELS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
 WIDTHS = (1, 2, 5, 6, 7, 13, 14, 15, 27, 28, 29, 83, 84, 85, 111, 112, 113)
-DEPTHS = (95, 96, 97, 191, 192, 193, 200, 383, 384, 385)
+DEPTHS = (95, 96, 97, 159, 160, 161, 191, 192, 193, 200, 319, 320, 321, 383, 384, 385)
 DTYPES = [torch.float64, torch.float32]
 
 
@@ -47,10 +47,10 @@ def test_channels(isa: str, channels: int, dtype: torch.dtype) -> None:
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))
 
 
-# Threads share the channels of narrow pictures: vectors of them, in chunks of 8. A tall picture is too large for that.
+# Threads share the channels where rows are few; a weight's gradient is summed up for 32 vectors of channels at a time.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [*CHANNELS, 127, 128, 129, 145, 300])
-def test_depthwise_convolutions_of_narrow_pictures(isa: str, channels: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("channels", [*CHANNELS, 127, 128, 129, 145, 300, 530])
+def test_depthwise_convolutions_of_few_rows_and_many(isa: str, channels: int, dtype: torch.dtype) -> None:
     problems = [
         ConvProblem((2, channels, 4, 7), (channels, 1, 7, 7), padding=3, groups=channels),
         ConvProblem((3, channels, 5, 6), (channels, 1, 3, 5), stride=2, padding=(0, 2), groups=channels),
@@ -58,6 +58,7 @@ def test_depthwise_convolutions_of_narrow_pictures(isa: str, channels: int, dtyp
     ]
     if channels <= 17:
         problems.append(ConvProblem((1, channels, 1700, 3), (channels, 1, 3, 3), padding=1, groups=channels))
+        problems.append(ConvProblem((1, channels, 40, 37), (channels, 1, 5, 7), padding=(3, 4), groups=channels))
     with ops.algorithm("im2col"):
         for problem in problems:
             assert_same_convolution(conv2d, F.conv2d, problem, problem.tensors(dtype))

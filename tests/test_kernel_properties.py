@@ -23,8 +23,8 @@ from torchconv import functional, ops
 
 pytestmark = compiled_only
 
-# Vectors have 2 to 16 lanes, tiles 6 or 14 rows and two vectors' columns; blocks are 128 deep.
-EDGES = (2, 4, 6, 8, 14, 16, 28, 32, 56, 64, 84, 112, 128)
+# Vectors have 2 to 16 lanes, tiles 6 or 14 rows and two vectors' columns; blocks are 128 deep, or up to 160.
+EDGES = (2, 4, 6, 8, 14, 16, 28, 32, 56, 64, 84, 112, 128, 160)
 PRODUCTS = 2_000_000  # of one convolution, about: enough for each loop, and soon done
 BOUNDS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 WINOGRAD_BOUND = 5e-6  # in float32

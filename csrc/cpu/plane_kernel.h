@@ -178,6 +178,9 @@ void plane_weight_grad(const WeightGrad<T>& p, const Activations<const T>& input
   add_up(p, sums, partial.get(), 1, planes.taps);
 }
 
+// Depthwise, planes of more positions are blocks long enough.
+constexpr int64_t DEPTHWISE_POSITIONS = 32 * 32;
+
 // Whether channels are few, shifted planes multiply fewer vectors than panels of output channels would, which are full or not, and
 // what is copied is not far more than what is computed.
 template <class T>
@@ -188,15 +191,23 @@ bool planes_fit(const Window& w, int64_t in_channels, int64_t out_channels) {
          out_channels * computed / lanes<T> <= TILE_VECTORS * ceil_div(out_channels, TILE_COLUMNS<T>) * positions;
 }
 
-// One tap of a channels-last input is a matrix as it lies, and depthwise its channels are as good as positions.
+// One tap of a channels-last input is a matrix as it lies. Depthwise its channels are as good as positions, and for small pictures worth
+// transposing to.
+template <class T, class P>
+bool planes_serve(const P& p, bool channels_last) {
+  const Window& w = p.window;
+  if (is_depthwise<T>(p) ? channels_last || volume(w.output) < DEPTHWISE_POSITIONS : channels_last && volume(w.kernel) == 1) return false;
+  return planes_fit<T>(w, p.in_channels, p.out_channels);
+}
+
 template <class T>
 bool plane_conv_serves(const GatherConv<T>& p, bool channels_last) {
-  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.in_channels, p.out_channels);
+  return planes_serve<T>(p, channels_last);
 }
 
 template <class T>
 bool plane_weight_grad_serves(const WeightGrad<T>& p, bool channels_last) {
-  return !(channels_last && (volume(p.window.kernel) == 1 || is_depthwise<T>(p))) && planes_fit<T>(p.window, p.in_channels, p.out_channels);
+  return planes_serve<T>(p, channels_last);
 }
 
 }  // namespace TORCHCONV_ISA

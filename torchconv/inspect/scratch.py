@@ -17,6 +17,7 @@ from torchconv.reference import output_size
 # csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
 DEPTH, PANEL_DEPTH = 128, 64
 POSITIONS, WEIGHT_POSITIONS = 48, 128
+DEPTHWISE_POSITIONS = 32 * 32  # plane_kernel.h
 POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 20
 OUT_BLOCK, IN_BLOCK = 56, 64
@@ -89,6 +90,10 @@ class _Conv(NamedTuple):
     def line(self) -> int:  # LINE
         return 64 // self.dtype.itemsize
 
+    @property
+    def is_depthwise(self) -> bool:
+        return self.inputs == self.outputs == 1 and self.groups >= self.lanes
+
     def tiles(self, side: int) -> int:
         *depth, height, width = self.plane
         return self.batch * prod(depth) * _ceil_div(height, side) * _ceil_div(width, side)
@@ -103,7 +108,9 @@ class _Conv(NamedTuple):
 
     def in_place(self, channels_last: bool) -> bool:
         """Whether a kernel takes activations as they lie: pointwise_conv_serves, or about plane_conv_serves."""
-        if prod(self.kernel) == 1 or (channels_last and self.groups > 1 and self.inputs == self.outputs == 1):
+        if self.is_depthwise and (channels_last or prod(self.plane) < DEPTHWISE_POSITIONS):
+            return False
+        if prod(self.kernel) == 1:
             return not channels_last
         vectors = 2 * _ceil_div(self.outputs, self.columns)
         few = self.outputs < self.columns or self.inputs < self.lanes
@@ -136,7 +143,9 @@ class _Conv(NamedTuple):
         return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
 
     def gather(self) -> list[int]:
-        """conv_kernel.h: the packed weights."""
+        """conv_kernel.h: the packed weights; depthwise_kernel.h: they as they are."""
+        if self.is_depthwise:
+            return [self.groups * prod(self.kernel)]
         depth = _ceil_div(prod(self.kernel) * self.inputs, DEPTH) * DEPTH
         return [self.groups * depth * self._whole(self.outputs)]
 
