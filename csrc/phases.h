@@ -71,6 +71,15 @@ inline bool windows_tile(const Window& w) {
   return true;
 }
 
+// Where windows tile the input and channels lie side by side, so do the taps of a line of the kernel: they are channels, too. Of a
+// channels-last weight as well.
+inline Problem with_taps_in_channels(Problem p) {
+  p.in *= p.window.kernel[2];
+  p.window.input[2] = p.window.output[2];
+  p.window.kernel[2] = p.window.stride[2] = 1;
+  return p;
+}
+
 // All phases as one gather where windows tile the input.
 template <class T>
 GatherConv<T> every_phase(const Problem& p, const WeightView<T>& weight) {

@@ -195,6 +195,19 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
     const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
+    if (tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1) {
+      const ChannelsLast<T> from(grad_output);
+      const ChannelsLastResult<T> to(grad_input);
+      const Tensor taps_by_channels = in_format(weight, true);
+      WeightView<T> merged = weight_view<T>(p, taps_by_channels);
+      merged.in_step = merged.out_step;
+      merged.out_step = 1;
+      GatherConv<T> every = every_phase(with_taps_in_channels(p), merged);
+      every.input = from.data();
+      every.output = to.data();
+      kernel.gather_conv({every});
+      return to.finish();
+    }
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
       bool all = !winograd && !(tiled && p.in >= PANEL_CHANNELS);
       if (all) for_each_phase(p, view, [&, serves = serves](const GatherConv<T>& g) { all = all && serves(g, nhwc); });
@@ -241,10 +254,10 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
                                  grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
     }
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_WEIGHT_POSITIONS);
-    if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
-      return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     if (!winograd && kernel.row_weight_grad_serves(grad))
       return kernel.row_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
+    if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
+      return kernel.plane_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     const ChannelsLast<T> x(input), g(grad_output);
     grad.input = x.data();
     grad.grad_output = g.data();

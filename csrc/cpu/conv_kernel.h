@@ -32,23 +32,34 @@ struct Panels {
   }
 };
 
-// A weight as the panels of B: for each group, each block of DEPTH rows of the column matrix, and each panel,
+// How much of the depth is multiplied at a time: about DEPTH, in equal parts of what lies in place.
+template <class T>
+int64_t depth_at_a_time(const Panels<T>& panels) {
+  constexpr int64_t LONGEST = DEPTH + DEPTH / 4;  // with which B's panel is in the L1 cache still
+  const GatherConv<T>& p = panels.p;
+  const ColumnsAs as = columns_as<T>(p.window, p.groups, p.in_channels);
+  if (as == ColumnsAs::packed || panels.depth == 0) return DEPTH;
+  const int64_t run = as == ColumnsAs::pixels ? panels.depth : taps_are_run(p.window, p.groups) ? p.window.kernel[2] * p.in_channels : p.in_channels;
+  return ceil_div(run, ceil_div(run, LONGEST));
+}
+
+// A weight as the panels of B: for each group, each block of `step` rows of the column matrix, and each panel,
 // [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
 template <class T>
 struct PackedWeight {
-  int64_t depth, blocks, panels, group_step;
+  int64_t depth, step, blocks, panels, group_step;
   Scratch<T> data;
 
-  PackedWeight(int64_t rows, int64_t groups, int64_t panel_count)
+  PackedWeight(int64_t rows, int64_t at_a_time, int64_t groups, int64_t panel_count)
       : depth(rows),
-        blocks(std::max<int64_t>(1, ceil_div(depth, DEPTH))),  // with no depth at all, one block that stores the bias
+        step(at_a_time),
+        blocks(std::max<int64_t>(1, ceil_div(depth, step))),  // with no depth at all, one block that stores the bias
         panels(panel_count),
-        group_step(blocks * panels * DEPTH * TILE_COLUMNS<T> + LINE<T>),
+        group_step(blocks * panels * panel_step() + LINE<T>),
         data(groups * group_step) {}
 
-  T* panel(int64_t group, int64_t block, int64_t panel) const {
-    return data.get() + group * group_step + (block * panels + panel) * DEPTH * TILE_COLUMNS<T>;
-  }
+  int64_t panel_step() const { return step * TILE_COLUMNS<T>; }
+  T* panel(int64_t group, int64_t block, int64_t panel) const { return data.get() + group * group_step + (block * panels + panel) * panel_step(); }
 };
 
 // The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
@@ -121,9 +132,10 @@ template <class T>
 std::vector<PackedWeight<T>> pack_weights(const std::vector<Panels<T>>& phases) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   std::vector<PackedWeight<T>> packed;
-  for (const auto& phase : phases) packed.emplace_back(phase.depth, phase.p.groups, phase.count);
+  for (const auto& phase : phases) packed.emplace_back(phase.depth, depth_at_a_time(phase), phase.p.groups, phase.count);
   Phases<T>(phases).pack_all([&](size_t phase, int64_t group, int64_t panel, int64_t k, const T* row) __attribute__((always_inline)) {
-    copy_run(row, packed[phase].panel(group, k / DEPTH, panel) + k % DEPTH * N, N);
+    const int64_t step = packed[phase].step;
+    copy_run(row, packed[phase].panel(group, k / step, panel) + k % step * N, N);
   });
   return packed;
 }
@@ -150,8 +162,8 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
   T* row[BLOCK_ROWS];
   locate_rows(p, p.output, first, count, row);
   for (int64_t group = 0; group < p.groups; group++) {
-    for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += DEPTH) {
-      block.each_run(group, depth, std::min(depth + DEPTH, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
+    for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += weight.step) {
+      block.each_run(group, depth, std::min(depth + weight.step, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
         for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
           const bool broad = panels.is_pair(panel, panel_end), packed = block.packed() && !broad;
           together = broad ? 2 : 1;
@@ -159,13 +171,13 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
           const int64_t to = panels.shift(panel) * out_pixel + column;
           T start[BROAD_COLUMNS<T>] = {};
           if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
-          const T* b = weight.panel(group, depth / DEPTH, panel) + (begin - depth) * N;
+          const T* b = weight.panel(group, depth / weight.step, panel) + (begin - depth) * N;
           bool far = true;
           for (const auto& tile : broad ? block.broad_tiles() : block.tiles()) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < tile.rows; r++) c[r] = row[tile.first + r] + to;
             const auto multiply = packed ? tile_of<T, LayoutA::packed>(tile.rows, columns, far) : tile_of<T, LayoutA::rows>(tile.rows, columns, far);
-            multiply(end - begin, row_of(tile), distance, b, N, DEPTH * N, c, columns, begin == 0 ? start : nullptr, 0);
+            multiply(end - begin, row_of(tile), distance, b, N, weight.panel_step(), c, columns, begin == 0 ? start : nullptr, 0);
             far = false;
           }
         }
@@ -185,6 +197,7 @@ void gather_by_panels(const GatherConv<T>& p) {
   const Panels<T>& panels = filters.panels[0];
   const int64_t C = p.in_channels, total = p.batch * volume(p.window.output), phases = panels.count / panels.of_phase;
   const int64_t in_pixel = p.groups * C, out_pixel = p.groups * p.out_channels, step = filters.channels_at_a_time(), pair = phases * C * N;
+  const int64_t depth = depth_at_a_time(panels);
   const auto turns = [&](int64_t panels_a_turn) {
     return panels_a_turn * ceil_div(p.groups * ceil_div(panels.of_phase, panels_a_turn), torch::stable::get_num_threads());
   };
@@ -214,12 +227,12 @@ void gather_by_panels(const GatherConv<T>& p) {
         if (p.bias != nullptr) std::memcpy(start, p.bias + column, columns * sizeof(T));
         for (int64_t phase = 0; phase < phases; phase++) {
           const int64_t to = panels.shift(phase * panels.of_phase) * out_pixel + column;
-          for (int64_t in = 0; in < C; in += DEPTH) {
+          for (int64_t in = 0; in < C; in += depth) {
             const T* const b = weight.get() + (panel - first) * pair + (phase * C + in) * N;
             for_each_tile(total, broad ? BROAD_ROWS : TILE_ROWS, [&](int64_t t, int64_t rows) {
               T* c[TILE_ROWS];
               for (int64_t r = 0; r < rows; r++) c[r] = row[t + r] + to;
-              tile_of<T, LayoutA::rows>(rows, columns)(std::min<int64_t>(DEPTH, C - in), p.input + t * in_pixel + group * C + in, in_pixel, b, N, pair, c,
+              tile_of<T, LayoutA::rows>(rows, columns)(std::min(depth, C - in), p.input + t * in_pixel + group * C + in, in_pixel, b, N, pair, c,
                                                        columns, in == 0 ? start : nullptr, 0);
             });
           }

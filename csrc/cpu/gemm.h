@@ -55,6 +55,7 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
 #pragma GCC unroll 4
     for (int j = 0; j < V; j++) sum[i][j] = start != nullptr ? load(start + i * start_stride + j * L) : vec<T>{};
   }
+  const int64_t next_step = a_stride == depth ? LINE<T> : 0;
   for (int64_t k = 0; k < depth; k++) {
     vec<T> row[V];
 #pragma GCC unroll 4
@@ -62,13 +63,15 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       const T* const from = b + k * b_stride + column(j);
       row[j] = load(from);
       __builtin_prefetch(from + AHEAD * b_stride, 0, 3);
-      if constexpr (FAR) __builtin_prefetch(from + ceil_div(V, TILE_VECTORS) * DEPTH * TILE_COLUMNS<T>, 0, 2);
+      if constexpr (FAR) __builtin_prefetch(from + ceil_div(V, TILE_VECTORS) * pair, 0, 2);
     }
     if constexpr (LAYOUT == LayoutA::columns) {
       __builtin_prefetch(a + (k + AHEAD) * a_stride, 0, 3);
       __builtin_prefetch(a + (k + AHEAD) * a_stride + ROWS - 1, 0, 3);
     } else if constexpr (LAYOUT == LayoutA::tight) {
       __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
+    } else if constexpr (LAYOUT == LayoutA::rows) {
+      __builtin_prefetch(a + ROWS * a_stride + k * next_step, 0, 3);  // them, too, where they are a run
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
@@ -80,22 +83,21 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }
   }
-  T edge[V * L];
-  const bool whole = columns == V * L;
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
-    T* to = whole ? c[i] : edge;
-    if (start == nullptr) {
-      if (!whole) {
-        std::memset(edge, 0, sizeof edge);
-        std::memcpy(edge, c[i], columns * sizeof(T));
+#pragma GCC unroll 4
+    for (int j = 0; j < V; j++) {
+      T* const to = c[i] + j * L;
+      const int64_t rest = columns - j * L;
+      if (rest >= L) {
+        store(to, start == nullptr ? sum[i][j] + load(to) : sum[i][j]);
+      } else if (rest > 0) {
+        T edge[L] = {};
+        if (start == nullptr) copy_run(to, edge, rest);
+        store(edge, sum[i][j] + load(edge));
+        copy_run(edge, to, rest);
       }
-#pragma GCC unroll 4
-      for (int j = 0; j < V; j++) sum[i][j] += load(to + j * L);
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < V; j++) store(to + j * L, sum[i][j]);
-    if (!whole) std::memcpy(c[i], edge, columns * sizeof(T));
   }
 }
 

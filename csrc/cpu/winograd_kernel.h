@@ -74,7 +74,7 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, POINTS = F::POINTS;
   const int64_t of_tap = ceil_div(p.in_channels, DEPTH);  // blocks
-  const PackedWeight<T> weight(p.kernel_depth * of_tap * DEPTH, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
+  const PackedWeight<T> weight(p.kernel_depth * of_tap * DEPTH, DEPTH, POINTS, ceil_div(p.out_channels, TILE_COLUMNS<T>));
   const auto channel_of = [&](int64_t block) { return block % of_tap * DEPTH; };
   const auto depth_of = [&](int64_t block) { return std::min<int64_t>(DEPTH, p.in_channels - channel_of(block)); };
   torch::stable::parallel_for(0, weight.blocks * weight.panels, 1, [&](int64_t begin, int64_t end) {
