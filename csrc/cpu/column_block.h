@@ -10,8 +10,9 @@ constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
 // with zeros at the ends. All others are packed.
 enum class ColumnsAs { pixels, lines, packed };
 
-// Elements that a tap, or a line of taps, has at least, and positions a line, for lines to be worth their short sums and small tiles.
-constexpr int64_t SHORTEST_RUN = 32, SHORTEST_LINE = 6;
+// Elements that a tap, or a line of taps, has at least, and positions a line, for lines to be worth their short sums and small tiles:
+// of lines of seven positions, as a last stage's pictures have, packing costs less than tiles of three and four rows lose.
+constexpr int64_t SHORTEST_RUN = 32, SHORTEST_LINE = 12;
 
 // Whether a line of taps is one run, channels in their order.
 inline bool taps_are_run(const Window& w, int64_t groups) { return groups == 1 && w.dilation[2] == 1; }
