@@ -71,8 +71,8 @@ inline bool windows_tile(const Window& w) {
   return true;
 }
 
-// Where windows tile the input and channels lie side by side, so do the taps of a line of the kernel: they are channels, too. Of a
-// channels-last weight as well.
+// Where windows tile the input, the pixels under a line of the kernel lie side by side, as its taps do in a channels-last weight: both may
+// be taken for channels of one pixel.
 inline Problem with_taps_in_channels(Problem p) {
   p.in *= p.window.kernel[2];
   p.window.input[2] = p.window.output[2];

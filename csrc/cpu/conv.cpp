@@ -195,7 +195,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
     const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
-    if (tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1) {
+    if (tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1) {  // or a phase would have few channels
       const ChannelsLast<T> from(grad_output);
       const ChannelsLastResult<T> to(grad_input);
       const Tensor taps_by_channels = in_format(weight, true);

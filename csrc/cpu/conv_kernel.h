@@ -35,7 +35,7 @@ struct Panels {
 // How much of the depth is multiplied at a time: about DEPTH, in equal parts of what lies in place.
 template <class T>
 int64_t depth_at_a_time(const Panels<T>& panels) {
-  constexpr int64_t LONGEST = DEPTH + DEPTH / 4;  // with which a panel of B is still in the L1 cache  // with which B's panel is in the L1 cache still
+  constexpr int64_t LONGEST = DEPTH + DEPTH / 4;  // of which a panel of B still fits the L1 cache
   const GatherConv<T>& p = panels.p;
   const ColumnsAs as = columns_as<T>(p.window, p.groups, p.in_channels);
   if (as == ColumnsAs::packed || panels.depth == 0) return DEPTH;

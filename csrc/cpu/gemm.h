@@ -38,6 +38,25 @@ constexpr int64_t AHEAD = 8;
 // [depth][rows], as columns.
 enum class LayoutA { packed, tight, rows, columns };
 
+// The first `columns` of each row of `vectors` vectors, to where it belongs, or added to what is there.
+template <class T>
+__attribute__((noinline)) void store_parts(const T* rows, int64_t count, int64_t vectors, int64_t columns, bool add, T* const* c) {
+  constexpr int64_t L = lanes<T>;
+  for (int64_t i = 0; i < count; i++) {
+    for (int64_t j = 0; j < columns; j += L) {
+      const T* from = rows + i * vectors * L + j;
+      const int64_t some = std::min(L, columns - j);
+      T sum[L] = {};
+      if (add) {
+        copy_run(c[i] + j, sum, some);
+        store(sum, load(sum) + load(from));
+        from = sum;
+      }
+      copy_run(from, c[i] + j, some);
+    }
+  }
+}
+
 // Computes ROWS x V vectors. `c` holds a pointer per row. The first `columns` of them are stored. The columns of a broad tile are those of
 // two panels of B, `pair` apart.
 // `start` is what the sum starts from (a bias, or zeros), a value a column for each row, `start_stride` apart (0: the same for all);
@@ -83,21 +102,19 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
     }
   }
+  if (columns < V * L) {
+    T rows[ROWS * V * L];
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++) store(rows + (i * V + j) * L, sum[i][j]);
+    }
+    return store_parts(rows, ROWS, V, columns, start == nullptr, c);
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 4
-    for (int j = 0; j < V; j++) {
-      T* const to = c[i] + j * L;
-      const int64_t rest = columns - j * L;
-      if (rest >= L) {
-        store(to, start == nullptr ? sum[i][j] + load(to) : sum[i][j]);
-      } else if (rest > 0) {
-        T edge[L] = {};
-        if (start == nullptr) copy_run(to, edge, rest);
-        store(edge, sum[i][j] + load(edge));
-        copy_run(edge, to, rest);
-      }
-    }
+    for (int j = 0; j < V; j++) store(c[i] + j * L, start == nullptr ? sum[i][j] + load(c[i] + j * L) : sum[i][j]);
   }
 }
 

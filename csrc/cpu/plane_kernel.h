@@ -193,21 +193,11 @@ bool planes_fit(const Window& w, int64_t in_channels, int64_t out_channels) {
 
 // One tap of a channels-last input is a matrix as it lies. Depthwise its channels are as good as positions, and for small pictures worth
 // transposing to.
-template <class T, class P>
-bool planes_serve(const P& p, bool channels_last) {
+template <class T, template <class> class Convolution>
+bool planes_serve(const Convolution<T>& p, bool channels_last) {
   const Window& w = p.window;
   if (is_depthwise<T>(p) ? channels_last || volume(w.output) < DEPTHWISE_POSITIONS : channels_last && volume(w.kernel) == 1) return false;
   return planes_fit<T>(w, p.in_channels, p.out_channels);
-}
-
-template <class T>
-bool plane_conv_serves(const GatherConv<T>& p, bool channels_last) {
-  return planes_serve<T>(p, channels_last);
-}
-
-template <class T>
-bool plane_weight_grad_serves(const WeightGrad<T>& p, bool channels_last) {
-  return planes_serve<T>(p, channels_last);
 }
 
 }  // namespace TORCHCONV_ISA

@@ -17,7 +17,7 @@ from torchconv.reference import output_size
 # csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
 DEPTH, PANEL_DEPTH = 128, 64
 POSITIONS, WEIGHT_POSITIONS = 48, 128
-DEPTHWISE_POSITIONS = 32 * 32  # plane_kernel.h
+DEPTHWISE_POSITIONS, PANEL_CHANNELS = 32 * 32, 32  # plane_kernel.h, conv.cpp
 POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 20
 OUT_BLOCK, IN_BLOCK = 56, 64
@@ -219,12 +219,17 @@ def _conv_input(
     channels_last: bool,
 ) -> list[int]:
     batch = grad_output.shape[0]
-    dims = weight.shape[0] // groups, weight.shape[1], weight.shape[2:]
+    kernel = weight.shape[2:]
+    dims = weight.shape[0] // groups, weight.shape[1], kernel
     conv = _Conv(groups, *dims, input_size, batch, _wide(grad_output.dtype))
     winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
     grad_input = conv.positions * conv.outputs * groups
     copies = _widened(grad_output, weight.numel(), *(() if winograd else (grad_output.numel(), grad_input)))
-    if not winograd and conv.in_place(_is_channels_last(grad_output)):
+    # conv.cpp's with_taps_in_channels, about: windows that tile the input, which has few channels.
+    tiled = (
+        groups == 1 and conv.outputs < PANEL_CHANNELS and kernel[-1] > 1 and [*kernel] == [*stride] and not any(padding)
+    )
+    if not winograd and not tiled and conv.in_place(_is_channels_last(grad_output)):
         return copies
     result = 0 if channels_last else grad_input
     return [*copies, _transposed(grad_output), result, *(conv.winograd() if winograd else conv.gather())]
