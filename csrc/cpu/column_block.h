@@ -160,8 +160,9 @@ class ColumnBlock {
   std::optional<Scratch<E>> copies, zeros;
 };
 
-// Blocks of positions, and their panels in `cuts` parts: by twos, for broad tiles, unless there are too few for the threads. How the work is
-// cut never changes the order in which an output element is summed, so results do not depend on the number of threads.
+// Blocks of positions, smaller ones where panels are too few for the threads; and the panels in `cuts` parts, by twos, for broad tiles, unless
+// there are too few of them. How the work is cut never changes the order in which an output element is summed, so results do not depend on
+// the number of threads.
 struct GatherBlocks {
   int64_t total, unit, units, blocks, panels, together, cuts;
 
@@ -169,7 +170,7 @@ struct GatherBlocks {
       : total(positions),
         unit(as == ColumnsAs::lines && w.output[2] <= BLOCK_ROWS ? w.output[2] : TILE_ROWS),  // whole lines
         units(ceil_div(total, unit)),
-        blocks(ceil_div(units, BLOCK_ROWS / unit)),
+        blocks(std::max(ceil_div(units, BLOCK_ROWS / unit), std::min<int64_t>(units, torch::stable::get_num_threads() / std::max<int64_t>(1, panel_count)))),
         panels(panel_count),
         together(BROAD_ROWS > 0 && blocks * panels >= 4 * torch::stable::get_num_threads() ? 2 : 1),
         cuts(cuts_of(blocks, ceil_div(panels, together), as == ColumnsAs::packed ? 0.3 : 0.1)) {}
