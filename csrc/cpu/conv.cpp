@@ -195,21 +195,9 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
     const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
-    if (tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1) {  // or a phase would have few channels
-      const ChannelsLast<T> from(grad_output);
-      const ChannelsLastResult<T> to(grad_input);
-      const Tensor taps_by_channels = in_format(weight, true);
-      WeightView<T> merged = weight_view<T>(p, taps_by_channels);
-      merged.in_step = merged.out_step;
-      merged.out_step = 1;
-      GatherConv<T> every = every_phase(with_taps_in_channels(p), merged);
-      every.input = from.data();
-      every.output = to.data();
-      kernel.gather_conv({every});
-      return to.finish();
-    }
+    const bool few = tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1;  // channels of a phase
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
-      bool all = !winograd && !(tiled && p.in >= PANEL_CHANNELS);
+      bool all = !winograd && !few && !(tiled && p.in >= PANEL_CHANNELS);
       if (all) for_each_phase(p, view, [&, serves = serves](const GatherConv<T>& g) { all = all && serves(g, nhwc); });
       if (!all) continue;
       const auto from = activations<const T>(grad_output);
@@ -222,10 +210,17 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
       std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
     } else {
       std::vector<GatherConv<T>> phases;
-      if (tiled)
+      const Tensor taps_by_channels = few ? in_format(weight, true) : weight;
+      if (few) {
+        view = weight_view<T>(p, taps_by_channels);
+        view.in_step = view.out_step;
+        view.out_step = 1;
+        phases.push_back(every_phase(with_taps_in_channels(p), view));
+      } else if (tiled) {
         phases.push_back(every_phase(p, view));
-      else
+      } else {
         for_each_phase(p, view, [&](const GatherConv<T>& g) { phases.push_back(g); });
+      }
       for (auto& g : phases) {
         g.input = from.data();
         g.output = to.data();
