@@ -31,7 +31,7 @@ inline bool within(int64_t i, int64_t size) { return 0 <= i && i < size; }
 
 // Plane by plane, windows in order: the sum at an input does not depend on the number of threads.
 template <class T, class Position>
-void pool_scatter_contiguous(const PoolMap<T, Position>& p) {
+void pool_scatter_planes(const PoolMap<T, Position>& p) {
   const Window& w = p.window;
   const int64_t inputs = volume(w.input), outputs = volume(w.output);
   const int64_t taps = std::min<int64_t>(volume(w.kernel), 256);  // those of larger windows are found the slow way
@@ -103,40 +103,58 @@ inline std::vector<std::vector<Holder>> holders(const Window& w, int i) {
   return of;
 }
 
+// Calls f with the number of windows that hold a pixel as a constant, where there are few; with 0 for any others.
+template <class F>
+inline __attribute__((always_inline)) void counted(size_t holders, const F& f) {
+  if (holders == 1) return f(std::integral_constant<size_t, 1>{});
+  if (holders == 2) return f(std::integral_constant<size_t, 2>{});
+  if (holders == 4) return f(std::integral_constant<size_t, 4>{});
+  f(std::integral_constant<size_t, 0>{});
+}
+
 template <class T, class Position>
 void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
   constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
   const int64_t C = p.channels;
   const auto depths = holders(w, 0), heights = holders(w, 1), widths = holders(w, 2);
-  torch::stable::parallel_for(0, p.batch * w.input[0] * w.input[1], std::max<int64_t>(1, 4096 / (C * w.input[2] + 1)), [&](int64_t begin, int64_t end) {
+  const Extent lines{w.input[0], w.input[1], 1};
+  torch::stable::parallel_for(0, p.batch * volume(lines), std::max<int64_t>(1, 4096 / (C * w.input[2] + 1)), [&](int64_t begin, int64_t end) {
     std::vector<Holder> rows, found;  // rows of windows that hold a row of pixels, and windows that hold a pixel; as which of their taps
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], n = row / w.input[1] / w.input[0];
+    OutputPosition at(lines, begin);
+    for (int64_t row = begin; row < end; row++, at.advance(lines)) {
       rows.clear();
-      for (const Holder& od : depths[d])
-        for (const Holder& oh : heights[h])
-          rows.push_back({((n * w.output[0] + od.window) * w.output[1] + oh.window) * w.output[2], (od.tap * w.kernel[1] + oh.tap) * w.kernel[2]});
+      for (const Holder& od : depths[at.place[0]])
+        for (const Holder& oh : heights[at.place[1]])
+          rows.push_back({((at.batch * w.output[0] + od.window) * w.output[1] + oh.window) * w.output[2], (od.tap * w.kernel[1] + oh.tap) * w.kernel[2]});
       for (int64_t x = 0; x < w.input[2]; x++) {
         found.clear();
-        for (const Holder& at : rows)
-          for (const Holder& ow : widths[x]) found.push_back({(at.window + ow.window) * C, at.tap + ow.tap});
-        T* const to = p.full + (row * w.input[2] + x) * C;
-        int64_t c = 0;
-        for (; c + L <= C; c += L) {
-          Values<T> sum{};
-          for (const Holder& at : found) {
-            const auto picked = load_positions<T>(p.positions + at.window + c) == Indices<T>{} + static_cast<WideIndex<T>>(at.tap);
-            sum += picked ? load_values(p.pooled + at.window + c) : Values<T>{};
+        for (const Holder& line : rows)
+          for (const Holder& ow : widths[x]) {
+            Holder& holder = found.emplace_back();  // field by field: written whole it would be read before it is there
+            holder.window = (line.window + ow.window) * C;
+            holder.tap = line.tap + ow.tap;
           }
-          store_values(to + c, sum);
-        }
-        for (; c < C; c++) {
-          wide<T> sum = 0;
-          for (const Holder& at : found)
-            if (p.positions[at.window + c] == static_cast<Position>(at.tap)) sum += static_cast<wide<T>>(p.pooled[at.window + c]);
-          to[c] = static_cast<T>(sum);
-        }
+        T* const to = p.full + (row * w.input[2] + x) * C;
+        counted(found.size(), [&](auto count) {
+          const size_t windows = count > 0 ? count : found.size();
+          int64_t c = 0;
+          for (; c + L <= C; c += L) {
+            Values<T> sum{};
+#pragma GCC unroll 4
+            for (size_t i = 0; i < windows; i++) {
+              const auto picked = load_positions<T>(p.positions + found[i].window + c) == Indices<T>{} + static_cast<WideIndex<T>>(found[i].tap);
+              sum += picked ? load_values(p.pooled + found[i].window + c) : Values<T>{};
+            }
+            store_values(to + c, sum);
+          }
+          for (; c < C; c++) {
+            wide<T> sum = 0;
+            for (size_t i = 0; i < windows; i++)
+              if (p.positions[found[i].window + c] == static_cast<Position>(found[i].tap)) sum += static_cast<wide<T>>(p.pooled[found[i].window + c]);
+            to[c] = static_cast<T>(sum);
+          }
+        });
       }
     }
   });
@@ -150,55 +168,132 @@ inline __attribute__((always_inline)) void store_in_turn(T* to, V even, V odd, s
   store(to + L, __builtin_shufflevector(even, odd, (I % 2 * L + (L + I) / 2)...));
 }
 
-// Windows two pixels apart and no larger, that cover each row: each pixel is in one window, and a window's row gives two runs of it.
-inline bool are_pairs(const Window& w) {
-  return w.stride[2] == 2 && w.kernel[2] == 2 && w.padding == Extent{0, 0, 0} && w.dilation == Extent{1, 1, 1} && w.kernel[0] <= w.stride[0] &&
-         w.kernel[1] <= w.stride[1] && 2 * w.output[2] >= w.input[2];
+// Where pixel STRIDE * m + r of a row finds tap `tap` of a window's row: in window m + `window`, for all m alike.
+template <int STRIDE>
+std::array<std::vector<Holder>, STRIDE> shifts(const Window& w) {
+  std::array<std::vector<Holder>, STRIDE> of;
+  for (int64_t r = 0; r < STRIDE; r++)
+    for (int64_t tap = w.kernel[2] - 1; tap >= 0; tap--) {  // the first window first
+      const int64_t reach = r + w.padding[2] - tap * w.dilation[2];
+      if (reach % STRIDE == 0) of[r].push_back({reach / STRIDE, tap});
+    }
+  return of;
 }
 
+// A row of windows' values and positions, as vectors have them, between margins of zeros.
 template <class T, class Position>
-void pool_scatter_pairs(const PoolMap<T, Position>& p) {
+struct PooledRow {
+  using Index = WideIndex<T>;
+  int64_t row = -1;
+  Scratch<wide<T>> values;
+  Scratch<Index> positions;
+
+  explicit PooledRow(int64_t size) : values(size), positions(size) {
+    zero_run(values.get(), size);
+    zero_run(positions.get(), size);
+  }
+  void read(const PoolMap<T, Position>& p, int64_t from, int64_t margin) {
+    constexpr int64_t L = lanes<wide<T>>;
+    if (row == from) return;
+    row = from;
+    const int64_t width = p.window.output[2];
+    const T* const value = p.pooled + from * width;
+    const Position* const position = p.positions + from * width;
+    int64_t x = 0;
+    for (; x + L <= width; x += L) {
+      store(values.get() + margin + x, load_values(value + x));
+      store(positions.get() + margin + x, load_positions<T>(position + x));
+    }
+    for (; x < width; x++) {
+      values.get()[margin + x] = static_cast<wide<T>>(value[x]);
+      positions.get()[margin + x] = static_cast<Index>(position[x]);
+    }
+  }
+};
+
+// Where one of the pixels looks, for a start: whether there the position is `tap`, and if so for the value.
+template <class T>
+struct Place {
+  const WideIndex<T>* positions;
+  const wide<T>* values;
+  WideIndex<T> tap;
+};
+
+template <class T>
+inline __attribute__((always_inline)) Values<T> sum_of_picked(const Place<T>* place, const Place<T>* behind, int64_t m) {
+  Values<T> sum{};
+  for (; place != behind; place++) sum += load(place->positions + m) == Indices<T>{} + place->tap ? load(place->values + m) : Values<T>{};
+  return sum;
+}
+
+// Row by row, for windows that are STRIDE pixels apart: vectors run over them.
+template <int STRIDE, class T, class Position>
+void pool_scatter_rows(const PoolMap<T, Position>& p) {
   constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
-  const int64_t W = w.input[2], rows = p.batch * p.channels * w.input[0] * w.input[1], total = p.batch * p.channels * volume(w.output);
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      const int64_t h = row % w.input[1], d = row / w.input[1] % w.input[0], plane = row / w.input[1] / w.input[0];
-      const int64_t kd = d % w.stride[0], kh = h % w.stride[1], od = d / w.stride[0], oh = h / w.stride[1];
+  const int64_t W = w.input[2], columns = ceil_div(W, STRIDE * L) * L;
+  const auto depths = holders(w, 0), heights = holders(w, 1);
+  const auto taps = shifts<STRIDE>(w);
+  int64_t front = 0, behind = 0;
+  for (const auto& of_class : taps)
+    for (const Holder& at : of_class) {
+      front = std::max(front, -at.window);
+      behind = std::max(behind, at.window);
+    }
+  const int64_t size = front + std::max(columns, w.output[2]) + behind;
+  const Extent lines{w.input[0], w.input[1], 1};
+  torch::stable::parallel_for(0, p.batch * p.channels * volume(lines), std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
+    std::vector<PooledRow<T, Position>> rows;
+    std::array<std::vector<Place<T>>, STRIDE> places;
+    OutputPosition at(lines, begin);  // in its plane: that is the batch here
+    for (int64_t row = begin; row < end; row++, at.advance(lines)) {
+      for (auto& of_class : places) of_class.clear();
+      size_t held = 0;
+      for (const Holder& od : depths[at.place[0]])
+        for (const Holder& oh : heights[at.place[1]]) {
+          if (rows.size() == held) rows.emplace_back(size);
+          auto& pooled = rows[held++];
+          pooled.read(p, (at.batch * w.output[0] + od.window) * w.output[1] + oh.window, front);
+          const int64_t first_tap = (od.tap * w.kernel[1] + oh.tap) * w.kernel[2];
+          for (int r = 0; r < STRIDE; r++)
+            for (const Holder& from : taps[r]) {
+              Place<T>& place = places[r].emplace_back();  // field by field, as above
+              place.positions = pooled.positions.get() + front + from.window;
+              place.values = pooled.values.get() + front + from.window;
+              place.tap = static_cast<WideIndex<T>>(first_tap + from.tap);
+            }
+        }
       T* const to = p.full + row * W;
-      if (kd >= w.kernel[0] || kh >= w.kernel[1] || od >= w.output[0] || oh >= w.output[1]) {
-        zero_run(to, W);
-        continue;
+      const Place<T>*first[STRIDE], *last[STRIDE];
+      for (int r = 0; r < STRIDE; r++) {
+        first[r] = places[r].data();
+        last[r] = first[r] + places[r].size();
       }
-      const int64_t from = ((plane * w.output[0] + od) * w.output[1] + oh) * w.output[2], tap = (kd * w.kernel[1] + kh) * 2;
-      int64_t x = 0;
-      for (; 2 * x < W && from + x + L <= total; x += L) {  // a last vector may read on into the next row
-        const Values<T> value = load_values(p.pooled + from + x), none{};
-        const Indices<T> position = load_positions<T>(p.positions + from + x), first = Indices<T>{} + static_cast<WideIndex<T>>(tap);
-        const Values<T> even = none + (position == first ? value : none), odd = none + (position == first + 1 ? value : none);
-        wide<T> both[2 * L];
-        store_in_turn(both, even, odd, std::make_integer_sequence<int, L>{});
-        T some[2 * L];
-        const bool whole = W - 2 * x >= 2 * L;
-        T* const run = whole ? to + 2 * x : some;
-        store_values(run, load(both));
-        store_values(run + L, load(both + L));
-        if (!whole) std::memcpy(static_cast<void*>(to + 2 * x), some, (W - 2 * x) * sizeof(T));
-      }
-      for (x *= 2; x < W; x++) {
-        const int64_t at = from + x / 2;
-        to[x] = p.positions[at] == static_cast<Position>(tap + x % 2) ? static_cast<T>(wide<T>(0) + static_cast<wide<T>>(p.pooled[at])) : T(0);
+      for (int64_t m = 0; m < columns; m += L) {
+        Values<T> sums[STRIDE];
+#pragma GCC unroll 2
+        for (int r = 0; r < STRIDE; r++) sums[r] = sum_of_picked(first[r], last[r], m);
+        wide<T> run[STRIDE * L];
+        if constexpr (STRIDE == 1) {
+          store(run, sums[0]);
+        } else {
+          store_in_turn(run, sums[0], sums[1], std::make_integer_sequence<int, L>{});
+        }
+        for (int64_t x = STRIDE * m, r = 0; r < STRIDE && x < W; r++, x += L) store_some(to + x, load(run + r * L), W - x);
       }
     }
   });
 }
 
+// Each tap is compared for each window: not of larger windows, of which few lie on a pixel.
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
   if (p.channels_last) return pool_scatter_channels_last(p);
-  if constexpr (std::is_same_v<T, wide<T>>)
-    if (are_pairs(p.window)) return pool_scatter_pairs(p);
-  pool_scatter_contiguous(p);
+  const Window& w = p.window;
+  const bool few_taps = std::max({w.kernel[0], w.kernel[1], w.kernel[2]}) <= 16 && volume(w.kernel) <= std::min<int64_t>(64, 16 * volume(w.stride));
+  if (few_taps && w.stride[2] == 1) return pool_scatter_rows<1>(p);
+  if (few_taps && w.stride[2] == 2) return pool_scatter_rows<2>(p);
+  pool_scatter_planes(p);
 }
 
 }  // namespace TORCHCONV_ISA
