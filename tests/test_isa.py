@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from torchconv import ops, reference
-from torchconv.functional import col2im, conv2d, conv3d, im2col, max_pool2d
+from torchconv.functional import adaptive_avg_pool2d, col2im, conv2d, conv3d, im2col, max_pool2d
 
 pytestmark = compiled_only
 
@@ -184,7 +184,10 @@ def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
             ("avg_pool", window),
             ("avg_pool_input", ([11, width - 1], *window)),
             ("adaptive_avg_pool", ([4, 7],)),
+            ("avg_pool", ([2, 2], [2, 2], [0, 0], False, True, None)),  # even boxes
+            ("avg_pool", ([3, 1], [1, 2], [1, 0], True, True, None)),
             ("adaptive_avg_pool", ([2, 1],)),  # whole lines
+            ("adaptive_avg_pool", ([1, 1],)),  # all pixels
             ("adaptive_avg_pool_input", ([9, 21],)),
         ):
             output = getattr(torch.ops.torchconv, op)(input, *args, channels_last)
@@ -195,6 +198,13 @@ def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
         expected, places = reference.adaptive_max_pool(ties, [4, 7])
         assert torch.equal(indices, places)
         assert_close(maxima, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_means_over_many_pixels_err_little(isa: str, format: torch.memory_format) -> None:
+    input = (1 + filled((2, 21, 301, 203), torch.float32)).contiguous(memory_format=format)  # of ones, all sums grow
+    means = adaptive_avg_pool2d(input, 1)
+    assert_close(means, input.double().mean((2, 3), keepdim=True).float(), rtol=5e-7, atol=0)
 
 
 def test_unknown_name_is_an_error_and_changes_nothing() -> None:

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from torchconv import autograd
 from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
+from torchconv.functional.known_calls import KnownCalls, is_plain
+
+# The windows of calls with a batch.
+_known: KnownCalls[autograd.Window] = KnownCalls()
 
 
 def avg_pool1d(
@@ -109,6 +113,13 @@ def avg_pool_nd(
     divisor_override: int | None,
 ) -> Tensor:
     """Average pooling over `rank` dimensions, for the function of this name."""
+    counting = ceil_mode, count_include_pad, divisor_override
+    key = None
+    if isinstance(input, Tensor) and is_plain(input):
+        key = (rank, input.shape, input.dtype, id(kernel_size), id(stride), id(padding), tuple(map(id, counting)))
+    known = _known.find(key)
+    if known is not None:
+        return autograd.avg_pool(input, known, *counting)
     batched = is_batched(function, "input", input, rank)
     window = pool_window(function, rank, kernel_size, stride, padding, 1)
     if not isinstance(count_include_pad, bool):
@@ -128,6 +139,8 @@ def avg_pool_nd(
             raise RuntimeError(
                 f"{function}: kernel_size is {kernel_size!r}, expected at most the input's {tuple(input.shape[-rank:])}"
             )
+    if batched:
+        _known.add(key, window, (kernel_size, stride, padding, *counting))
     batch = input if batched else input.unsqueeze(0)
     output = autograd.avg_pool(batch, window, ceil_mode, count_include_pad, divisor_override)
     return output if batched else output.squeeze(0)

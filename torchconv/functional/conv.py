@@ -1,6 +1,6 @@
 """Convolution and transposed convolution over one, two and three dimensions."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from torchconv.functional.arguments import (
     ints,
     is_batched,
 )
+from torchconv.functional.known_calls import KnownCalls, is_plain
+
+# The geometries of calls with a batch.
+_known: KnownCalls[ConvGeometry] = KnownCalls()
 
 
 def conv1d(
@@ -256,12 +260,9 @@ def conv_operands(
 ) -> tuple[Tensor, Tensor, Tensor | None, ConvGeometry, bool]:
     """A convolution's checked operands, the input with a batch; its geometry; and whether there was a batch."""
     key = _key(rank, input, weight, bias, stride, padding, dilation, groups)
-    try:
-        known = _checked.get(key)
-    except TypeError:  # a symbolic size
-        known = key = None
+    known = _known.find(key)
     if known is not None:
-        return input, weight, bias, known.geometry, True
+        return input, weight, bias, known, True
     input, weight, bias = lowered(input, weight, bias)
     batched = is_batched(function, "input", input, rank)
     given_groups, groups = groups, check_operands(function, rank, input, weight, bias, groups)
@@ -272,24 +273,9 @@ def conv_operands(
     check_channels(function, rank, input, weight, bias, groups)
     input, window, _ = conv_window(function, input, weight, stride, padding, dilation)
     geometry = ConvGeometry(window.stride, window.padding, window.dilation, groups, ops.current_algorithm())
-    arguments = (stride, padding, dilation, given_groups)
-    if key is not None and batched and all(map(_is_constant, arguments)):
-        if len(_checked) >= _MOST_CHECKED:
-            _checked.clear()
-        _checked[key] = _Checked(geometry, arguments)
+    if batched:
+        _known.add(key, geometry, (stride, padding, dilation, given_groups))
     return input if batched else input.unsqueeze(0), weight, bias, geometry, batched
-
-
-class _Checked(NamedTuple):
-    """What a known call's geometry is, and the arguments that the key names by their id, which are so kept alive."""
-
-    geometry: ConvGeometry
-    arguments: tuple[Any, ...]
-
-
-# Calls whose operands went together: to check them again would take as long as a small layer's convolution.
-_checked: dict[Any, _Checked] = {}
-_MOST_CHECKED = 4096
 
 
 def _key(
@@ -302,26 +288,15 @@ def _key(
     dilation: IntOrInts,
     groups: int,
 ) -> Any:
-    """All that the checks ask for, or None where that can't be told, or where more is done than to check.
-
-    Arguments are known by identity: a layer's are the same objects at each call, and equal ones may be of a wrong type.
-    """
-    if type(padding) is str or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return None
+    """All that the checks ask for, or None where that can't be told, or where more is done than to check."""
     try:
-        on_cpu = input.is_cpu and weight.is_cpu and (bias is None or bias.is_cpu)
-        if not on_cpu or ops.autocast_dtype(input) is not None:
+        if type(padding) is str or not (is_plain(input) and weight.is_cpu and (bias is None or bias.is_cpu)):
             return None
         biases = None if bias is None else (bias.shape, bias.dtype)
         window = (id(stride), id(padding), id(dilation), id(groups))
         return rank, input.shape, input.dtype, weight.shape, weight.dtype, biases, window, ops.current_algorithm()
     except AttributeError:  # no tensor
         return None
-
-
-def _is_constant(argument: Any) -> bool:
-    """Whether an argument can't change while it stays the same object."""
-    return type(argument) is int or (type(argument) is tuple and all(type(value) is int for value in argument))
 
 
 def _conv_transpose(

@@ -9,8 +9,12 @@ from torchconv.autograd import ConvGeometry
 from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, pool_window, pooled_size
 from torchconv.functional.conv import conv_operands
+from torchconv.functional.known_calls import KnownCalls, is_plain
 from torchconv.functional.max_pool import max_pool_nd
 from torchconv.reference import output_size
+
+# The windows of poolings that fit their convolution.
+_known: KnownCalls[autograd.Window] = KnownCalls()
 
 
 def conv_relu2d(
@@ -76,13 +80,17 @@ def conv_relu_pool2d(
     """
     operands = conv_operands("conv_relu_pool2d", 2, input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias, geometry, batched = operands
+    pooling = (pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
     if _composed(input):
         values = torch.relu(autograd.conv(input, weight, bias, geometry))
-        pooling = (pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
         output = max_pool_nd("conv_relu_pool2d", 2, values, *pooling, return_indices=False)
     else:
-        pool = pool_window("conv_relu_pool2d", 2, pool_kernel_size, pool_stride, pool_padding, pool_dilation)
-        _check_pooling(input, weight, geometry, pool, ceil_mode)
+        key = (input.shape, input.dtype, weight.shape, geometry, tuple(map(id, pooling))) if is_plain(input) else None
+        pool = _known.find(key)
+        if pool is None:
+            pool = pool_window("conv_relu_pool2d", 2, *pooling[:4])
+            _check_pooling(input, weight, geometry, pool, ceil_mode)
+            _known.add(key, pool, pooling)
         needs = is_recorded([input, weight, bias])
         output, *_ = autograd.conv_relu_pool(input, weight, bias, geometry, needs, pool, ceil_mode)
     return output if batched else output.squeeze(0)

@@ -8,6 +8,10 @@ from torch import Tensor
 from torchconv import autograd, reference
 from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
+from torchconv.functional.known_calls import KnownCalls, is_plain
+
+# The windows of calls with a batch.
+_known: KnownCalls[autograd.Window] = KnownCalls()
 
 
 def max_pool1d(
@@ -115,15 +119,24 @@ def max_pool_nd(
     return_indices: bool,
 ) -> Any:
     """Max pooling over `rank` dimensions, for the function of this name."""
-    batched = is_batched(function, "input", input, rank)
-    window = pool_window(function, rank, kernel_size, stride, padding, dilation)
-    if input.is_complex() or input.dtype == torch.bool or (input.is_floating_point() and input.element_size() == 1):
-        raise NotImplementedError(
-            f"{function}: input has dtype {input.dtype}, expected one whose values can be ordered"
-        )
-    pooled_size(function, input, window, ceil_mode)
-    if rank == 3:
-        input = in_float32(input)
+    key = None
+    if isinstance(input, Tensor) and is_plain(input):
+        window_key = (id(kernel_size), id(stride), id(padding), id(dilation), id(ceil_mode))
+        key = (rank, input.shape, input.dtype, window_key)
+    window = _known.find(key)
+    batched = True
+    if window is None:
+        batched = is_batched(function, "input", input, rank)
+        window = pool_window(function, rank, kernel_size, stride, padding, dilation)
+        if input.is_complex() or input.dtype == torch.bool or (input.is_floating_point() and input.element_size() == 1):
+            raise NotImplementedError(
+                f"{function}: input has dtype {input.dtype}, expected one whose values can be ordered"
+            )
+        pooled_size(function, input, window, ceil_mode)
+        if rank == 3:
+            input = in_float32(input)
+        if batched:
+            _known.add(key, window, (kernel_size, stride, padding, dilation, ceil_mode))
     batch = input if batched else input.unsqueeze(0)
     # Under a transform, a tensor of another level may be what gets a gradient.
     recorded = is_recorded([input]) or torch._C._are_functorch_transforms_active()
