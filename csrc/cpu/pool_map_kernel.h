@@ -192,22 +192,25 @@ struct PooledRow {
     zero_run(values.get(), size);
     zero_run(positions.get(), size);
   }
+  // There is room for a vector behind the last margin.
   void read(const PoolMap<T, Position>& p, int64_t from, int64_t margin) {
     constexpr int64_t L = lanes<wide<T>>;
     if (row == from) return;
     row = from;
-    const int64_t width = p.window.output[2];
+    const int64_t width = p.window.output[2], readable = p.batch * p.channels * volume(p.window.output) - from * width;
     const T* const value = p.pooled + from * width;
     const Position* const position = p.positions + from * width;
+    wide<T>* const to = values.get() + margin;
     int64_t x = 0;
-    for (; x + L <= width; x += L) {
-      store(values.get() + margin + x, load_values(value + x));
+    for (; x < width && x + L <= readable; x += L) {  // a last vector may read on into the next row
+      store(to + x, load_values(value + x));
       store(positions.get() + margin + x, load_positions<T>(position + x));
     }
     for (; x < width; x++) {
-      values.get()[margin + x] = static_cast<wide<T>>(value[x]);
+      to[x] = static_cast<wide<T>>(value[x]);
       positions.get()[margin + x] = static_cast<Index>(position[x]);
     }
+    store(to + width, Values<T>{});
   }
 };
 
@@ -240,7 +243,7 @@ void pool_scatter_rows(const PoolMap<T, Position>& p) {
       front = std::max(front, -at.window);
       behind = std::max(behind, at.window);
     }
-  const int64_t size = front + std::max(columns, w.output[2]) + behind;
+  const int64_t size = front + std::max(columns, w.output[2]) + behind + L;
   const Extent lines{w.input[0], w.input[1], 1};
   torch::stable::parallel_for(0, p.batch * p.channels * volume(lines), std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
     std::vector<PooledRow<T, Position>> rows;
@@ -264,6 +267,7 @@ void pool_scatter_rows(const PoolMap<T, Position>& p) {
             }
         }
       T* const to = p.full + row * W;
+      const int64_t room = (end - row) * W;  // a last vector may write on into rows to come
       const Place<T>*first[STRIDE], *last[STRIDE];
       for (int r = 0; r < STRIDE; r++) {
         first[r] = places[r].data();
@@ -279,20 +283,21 @@ void pool_scatter_rows(const PoolMap<T, Position>& p) {
         } else {
           store_in_turn(run, sums[0], sums[1], std::make_integer_sequence<int, L>{});
         }
-        for (int64_t x = STRIDE * m, r = 0; r < STRIDE && x < W; r++, x += L) store_some(to + x, load(run + r * L), W - x);
+        for (int64_t x = STRIDE * m, r = 0; r < STRIDE && x < W; r++, x += L) store_some(to + x, load(run + r * L), room - x);
       }
     }
   });
 }
 
-// Each tap is compared for each window: not of larger windows, of which few lie on a pixel.
+// Each tap is compared for each window: not of larger windows, of which few lie on a pixel. Short rows don't fill vectors.
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
   if (p.channels_last) return pool_scatter_channels_last(p);
   const Window& w = p.window;
   const bool few_taps = std::max({w.kernel[0], w.kernel[1], w.kernel[2]}) <= 16 && volume(w.kernel) <= std::min<int64_t>(64, 16 * volume(w.stride));
-  if (few_taps && w.stride[2] == 1) return pool_scatter_rows<1>(p);
-  if (few_taps && w.stride[2] == 2) return pool_scatter_rows<2>(p);
+  const bool serves = few_taps && w.output[2] >= 3 * lanes<wide<T>> / 2;
+  if (serves && w.stride[2] == 1) return pool_scatter_rows<1>(p);
+  if (serves && w.stride[2] == 2) return pool_scatter_rows<2>(p);
   pool_scatter_planes(p);
 }
 
