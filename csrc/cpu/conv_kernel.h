@@ -55,7 +55,7 @@ struct PackedWeight {
         step(at_a_time),
         blocks(std::max<int64_t>(1, ceil_div(depth, step))),  // with no depth at all, one block that stores the bias
         panels(panel_count),
-        group_step(blocks * panels * panel_step() + LINE<T>),
+        group_step(apart<T>(blocks * panels * panel_step())),
         data(groups * group_step) {}
 
   int64_t panel_step() const { return step * TILE_COLUMNS<T>; }

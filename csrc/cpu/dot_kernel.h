@@ -66,7 +66,7 @@ void conv(const GatherConv<T>& p) {
   const Window& w = p.window;
   const int64_t taps = volume(w.kernel), C = p.in_channels, O = p.out_channels, depth = taps * C, total = p.batch * volume(w.output);
   const bool interleaved = taps > 1 && is_row(p, true);
-  const int64_t stride = depth + LINE<T>, out_step = p.weight.out_step, tiles = ceil_div(O, OUTS);
+  const int64_t stride = apart<T>(depth), out_step = p.weight.out_step, tiles = ceil_div(O, OUTS);
   const Scratch<T> rows(total * stride);
   torch::stable::parallel_for(0, total, std::max<int64_t>(1, 65536 / depth), [&](int64_t begin, int64_t end) {
     const Scratch<T> row(interleaved ? depth : 0);

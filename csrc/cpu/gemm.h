@@ -20,13 +20,15 @@ constexpr int BROAD_COLUMNS = 2 * TILE_COLUMNS<T>;
 
 // Depth of one block: B's panel of it (depth x 32 floats) stays in the L1 cache while the rows of A pass by.
 constexpr int DEPTH = 128;
-// A cache line. Added to a distance that may be a multiple of a large power of two, it keeps what is used together out of each
-// other's cache sets.
 template <class T>
-constexpr int LINE = 64 / sizeof(T);
+constexpr int LINE = 64 / sizeof(T);  // of the cache
+// The distance, of `size` or a little more, at which many runs are used together. An odd number of lines, it puts them into all of the
+// cache's sets before two of them meet in one.
+template <class T>
+constexpr int64_t apart(int64_t size) { return ((size + LINE<T> - 1) / LINE<T> | 1) * LINE<T>; }
 // Distance of A's packed rows. A constant makes every broadcast a load with an immediate offset.
 template <class T>
-constexpr int PACKED_STRIDE = DEPTH + LINE<T>;
+constexpr int PACKED_STRIDE = apart<T>(DEPTH);
 
 // Where A comes from far, and B is near: without a gap between them, its rows are a run that is fetched ahead.
 constexpr int TIGHT_STRIDE = 64;

@@ -93,7 +93,7 @@ void conv(const GatherConv<T>& p, const Activations<const T>& input, const Activ
   const bool in_place = dense && output.step[2] == 1 && (p.batch == 1 || picture >= PANELS * N);
   const int64_t pictures = in_place ? p.batch : 1, positions = p.batch * picture / pictures;
   const int64_t panels = ceil_div(positions, N), chunks = ceil_div(panels, PANELS), room = ceil_div(panels, chunks) * N;
-  const int64_t stride = room + LINE<T>;
+  const int64_t stride = apart<T>(room);
   torch::stable::parallel_for(0, p.groups * pictures * chunks * tiles, 1, [&](int64_t begin, int64_t end) {
     const Scratch<T> planes(DEPTH * room), scratch(in_place ? 0 : std::min(O, ROWS) * stride);
     const Scratch<T> filters(std::max<int64_t>(TILE_ROWS * PACKED_STRIDE<T>, DEPTH * WIDTH));

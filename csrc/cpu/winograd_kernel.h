@@ -88,7 +88,7 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   const int64_t most = std::clamp<int64_t>(room / TILE_ROWS * TILE_ROWS, LEAST_BLOCK, LARGEST_BLOCK), threads = torch::stable::get_num_threads();
   const int64_t block_tiles = ceil_div(all.total, ceil_div(all.total, most * threads) * threads);  // as many blocks for each thread
   torch::stable::parallel_for(0, ceil_div(all.total, block_tiles), 1, [&](int64_t begin, int64_t end) {
-    const int64_t input_step = block_tiles * PACKED_STRIDE<T> + LINE<T>, product_step = block_tiles * width + LINE<T>;
+    const int64_t input_step = apart<T>(block_tiles * PACKED_STRIDE<T>), product_step = apart<T>(block_tiles * width);
     const Scratch<T> inputs(POINTS * input_step), products(POINTS * product_step);
     for (int64_t i = begin; i < end; i++) {
       const int64_t count = std::min(block_tiles, all.total - i * block_tiles);
@@ -124,7 +124,7 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   const int64_t of_tap = ceil_div(p.in_channels, PANEL_DEPTH), depths = p.kernel_depth * of_tap, panels = ceil_div(p.out_channels, N);
   const auto channel_of = [&](int64_t i) { return i % of_tap * PANEL_DEPTH; };
   const auto depth_of = [&](int64_t i) { return std::min(PANEL_DEPTH, p.in_channels - channel_of(i)); };
-  const int64_t input_step = all.total * PANEL_DEPTH + LINE<T>;
+  const int64_t input_step = apart<T>(all.total * PANEL_DEPTH);
   const Scratch<T> inputs(depths * POINTS * input_step);
   torch::stable::parallel_for(0, all.total, grain_of(POINTS * p.in_channels), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
@@ -135,7 +135,7 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   });
   const int64_t blocks = ceil_div(all.total, PANEL_TILES), most = ceil_div(all.total, blocks);
   torch::stable::parallel_for(0, panels * blocks, 1, [&](int64_t begin, int64_t end) {
-    const int64_t weight_step = PANEL_DEPTH * N + LINE<T>, product_step = most * N + LINE<T>;
+    const int64_t weight_step = apart<T>(PANEL_DEPTH * N), product_step = apart<T>(most * N);
     const Scratch<T> weight(POINTS * weight_step), products(POINTS * product_step);
     for (int64_t item = begin; item < end; item++) {
       const int64_t first = item % blocks * most, count = std::min(most, all.total - first);

@@ -39,13 +39,13 @@ struct WeightGradPoints {
   int64_t in_stride, out_stride, in_step, out_step;  // from one tile to the next, and from one point to the next
   Scratch<T> inputs, grads;
 
-  static int64_t stride(int64_t channels) { return ceil_div(channels, TILE_COLUMNS<T>) * TILE_COLUMNS<T> + LINE<T>; }
+  static int64_t stride(int64_t channels) { return apart<T>(ceil_div(channels, TILE_COLUMNS<T>) * TILE_COLUMNS<T>); }
 
   WeightGradPoints(const WinogradPictures& p, int64_t tiles)
       : in_stride(stride(p.in_channels)),
         out_stride(stride(p.out_channels)),
-        in_step(tiles * in_stride + LINE<T>),
-        out_step(tiles * out_stride + LINE<T>),
+        in_step(apart<T>(tiles * in_stride)),
+        out_step(apart<T>(tiles * out_stride)),
         inputs(POINTS * in_step),
         grads(POINTS * out_step) {
     // What lies beyond the last channel is multiplied, and never stored; it must not be slow numbers.
@@ -139,13 +139,13 @@ constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_B
 template <class S>
 void weight_grad_by_blocks(const WinogradWeightGrad<S>& p, const WeightGradPoints<S>& points, int64_t tiles, bool before) {
   using T = wide<S>;
-  const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK);
-  torch::stable::parallel_for(0, ceil_div(p.out_channels, OUT_BLOCK) * blocks, 1, [&](int64_t begin, int64_t end) {
-    constexpr int64_t step = OUT_BLOCK * IN_BLOCK + LINE<T>;
+  const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK), out_blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  torch::stable::parallel_for(0, out_blocks * blocks, 1, [&](int64_t begin, int64_t end) {
+    constexpr int64_t step = apart<T>(OUT_BLOCK * IN_BLOCK);
     const Scratch<T> sums(POINTS * step);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t out = i / blocks * OUT_BLOCK, in = i % blocks * IN_BLOCK;
-      const int64_t outs = std::min(OUT_BLOCK, p.out_channels - out), ins = std::min(IN_BLOCK, p.in_channels - in);
+      const int64_t out = p.out_channels * (i / blocks) / out_blocks, in = i % blocks * IN_BLOCK;  // blocks as even as they can be
+      const int64_t outs = p.out_channels * (i / blocks + 1) / out_blocks - out, ins = std::min(IN_BLOCK, p.in_channels - in);
       for (int64_t point = 0; point < POINTS; point++)
         points.multiply(point, tiles, out, outs, in, ins, sums.get() + point * step, IN_BLOCK, true);
       for (int64_t o = 0; o < outs; o++)
@@ -165,7 +165,7 @@ void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all,
   const WeightGradPoints<S> points(p, most);
   // The sums of all channels, where they are more than the operands, would cost more memory, and more time to read and to write for
   // each chunk, than adding up what is finished.
-  if (chunks == 1 || POINTS * p.in_channels * p.out_channels > 2 * CHUNK) {
+  if (chunks == 1 || POINTS * p.in_channels * p.out_channels > 4 * CHUNK) {
     for (int64_t first = 0; first < all.total; first += most) {
       const int64_t count = std::min(most, all.total - first);
       points.transform(p, all, tap, first, count);
@@ -173,7 +173,7 @@ void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all,
     }
     return;
   }
-  const int64_t width = ceil_div(p.in_channels, N) * N, step = p.out_channels * width + LINE<T>, blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  const int64_t width = ceil_div(p.in_channels, N) * N, step = apart<T>(p.out_channels * width), blocks = ceil_div(p.out_channels, OUT_BLOCK);
   const Scratch<T> sums(POINTS * step);
   for (int64_t first = 0; first < all.total; first += most) {
     const int64_t count = std::min(most, all.total - first);

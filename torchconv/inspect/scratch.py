@@ -138,7 +138,7 @@ class _Conv(NamedTuple):
         chunks = max(1, _ceil_div(self.tiles(4), max(room, 64)))
         tiles = _ceil_div(self.tiles(4), chunks)
         operands = [POINTS * tiles * (self._whole(count) + self.line) for count in (self.inputs, self.outputs)]
-        if chunks == 1 or POINTS * self.inputs * self.outputs > 2 * CHUNK:
+        if chunks == 1 or POINTS * self.inputs * self.outputs > 4 * CHUNK:
             return operands + [POINTS * OUT_BLOCK * IN_BLOCK] * torch.get_num_threads()
         return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
 
