@@ -40,10 +40,7 @@ class Blocks {
     std::vector<Block> superfluous;
     if (void* const kept = get().lend(size, superfluous)) return kept;
     for (const Block& block : superfluous) unmap(block);
-    if (size >= HUGE_PAGE) return map(size);
-    void* const data = map(HUGE_PAGE);
-    if (data != nullptr) give(static_cast<char*>(data) + size, HUGE_PAGE - size);  // the rest
-    return data;
+    return map(size);
   }
 
   static void give(void* data, size_t size) {
@@ -144,8 +141,8 @@ class Blocks {
 // The heap's.
 class Blocks {
  public:
-  static constexpr size_t SMALLEST = HUGE_PAGE, PAGE = 4096;
-  static void* take(size_t bytes, size_t& size) { return std::aligned_alloc(PAGE, size = (bytes + PAGE - 1) / PAGE * PAGE); }
+  static constexpr size_t SMALLEST = HUGE_PAGE;
+  static void* take(size_t bytes, size_t& size) { return std::aligned_alloc(HUGE_PAGE, size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE); }
   static void give(void* data, size_t) { std::free(data); }
   static void empty() {}
 };

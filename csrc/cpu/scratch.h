@@ -17,7 +17,7 @@ class Scratch {
   explicit Scratch(int64_t count) {
     const size_t wanted = static_cast<size_t>(count) * sizeof(T);
     size_t size = (wanted / LINE + 1) * LINE;
-    void* const data = size < SMALLEST ? std::aligned_alloc(LINE, size) : Blocks::take(size, size);
+    void* const data = size < Blocks::SMALLEST ? std::aligned_alloc(LINE, size) : Blocks::take(size, size);
     if (data == nullptr) throw std::bad_alloc();
     data_ = std::unique_ptr<T, GiveBack>(static_cast<T*>(data), GiveBack{size});
   }
@@ -25,12 +25,9 @@ class Scratch {
 
  private:
   static constexpr size_t LINE = 64;
-  // glibc's heap gives more than that back to the system when it is freed, until it has seen larger blocks: to have it zeroed anew at each
-  // call takes as long as what is done in it.
-  static constexpr size_t SMALLEST = size_t(1) << 17;
   struct GiveBack {
     size_t size = 0;
-    void operator()(T* p) const { size < SMALLEST ? std::free(p) : Blocks::give(p, size); }
+    void operator()(T* p) const { size < Blocks::SMALLEST ? std::free(p) : Blocks::give(p, size); }
   };
   std::unique_ptr<T, GiveBack> data_;
 };
