@@ -20,6 +20,7 @@
 #include "plane_kernel.h"
 #include "pooled_values.h"
 #include "pool_kernel.h"
+#include "pool_rows_kernel.h"
 #include "pool_map_kernel.h"
 #include "rectify_kernel.h"
 #include "winograd_transforms.h"
@@ -27,6 +28,7 @@
 #include "winograd_kernel.h"
 #include "winograd_weight_kernel.h"
 #include "box_kernel.h"
+#include "box_max_kernel.h"
 #include "im2col_kernel.h"
 
 namespace torchconv {

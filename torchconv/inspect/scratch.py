@@ -130,14 +130,14 @@ class _Conv(NamedTuple):
         room = 1_000_000 // (points * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
         block = min(max(room // self.rows * self.rows, 14 // self.rows * self.rows), 4 * self.rows)
         weight = prod(self.kernel[:-2]) * _ceil_div(self.inputs, DEPTH) * DEPTH * width
-        return [points * weight, *[points * block * size for size in (DEPTH + self.line, width)] * threads]
+        return [points * weight, *[points * block * size for size in (self._apart(DEPTH), width)] * threads]
 
     def winograd_weight(self) -> list[int]:
         """winograd_weight_kernel.h: both operands of a chunk of tiles, and the sums."""
         room = CHUNK // POINTS // (self.inputs + self.outputs)
         chunks = max(1, _ceil_div(self.tiles(4), max(room, 64)))
         tiles = _ceil_div(self.tiles(4), chunks)
-        operands = [POINTS * tiles * (self._whole(count) + self.line) for count in (self.inputs, self.outputs)]
+        operands = [POINTS * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
         if chunks == 1 or POINTS * self.inputs * self.outputs > 4 * CHUNK:
             return operands + [POINTS * OUT_BLOCK * IN_BLOCK] * torch.get_num_threads()
         return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
@@ -156,6 +156,10 @@ class _Conv(NamedTuple):
         sums = min(max(_ceil_div(SUMS, self.groups * _ceil_div(depth, DEPTH)), 1), most)
         sums += sums > 1 and sums % 2
         return [sums * self.groups * self.outputs * depth]
+
+    def _apart(self, size: int) -> int:
+        """An odd number of cache lines: `apart` in gemm.h."""
+        return (_ceil_div(size, self.line) | 1) * self.line
 
     def _whole(self, channels: int) -> int:
         return _ceil_div(channels, self.columns) * self.columns
