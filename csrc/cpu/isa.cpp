@@ -1,7 +1,12 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 
 #include "kernels.h"
 
@@ -59,6 +64,15 @@ std::vector<std::string> available_isas() {
 std::string isa() { return current().load()->name; }
 
 void set_isa(const std::string& name) { current().store(find(name)); }
+
+int64_t l2_cache() {
+  constexpr int64_t USUAL = INT64_C(1) << 20;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it isn't known
+  if (size > 0) return std::clamp(size, USUAL / 4, 4 * USUAL);
+#endif
+  return USUAL;
+}
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed)->kernels; }
 

@@ -138,4 +138,7 @@ extern const Kernels kernels;
 // The instruction set in use: the best that the processor has, unless another was chosen (isa.cpp).
 const Kernels& kernels();
 
+// Bytes of a core's L2 cache.
+int64_t l2_cache();
+
 }  // namespace torchconv

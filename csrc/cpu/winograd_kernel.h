@@ -112,8 +112,12 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   });
 }
 
-// What the L2 cache holds: a panel of the weight, so deep, and the products of so many tiles with it, at all points.
-constexpr int64_t PANEL_DEPTH = TIGHT_STRIDE, PANEL_TILES = 70 / TILE_ROWS * TILE_ROWS;
+// A panel of the weight is so deep.
+constexpr int64_t PANEL_DEPTH = TIGHT_STRIDE;
+
+// Tiles whose products with a panel fill three quarters of the L2 cache. Fewer would ask for the panel to be transformed more often.
+template <class T>
+int64_t panel_tiles(int64_t points) { return std::max<int64_t>(TILE_ROWS, l2_cache() * 3 / 4 / (points * TILE_COLUMNS<T> * static_cast<int64_t>(sizeof(T)))); }
 
 // Few tiles, many channels: the transformed input is kept, and the weight passes by. Transformed it is four times as large: each part
 // of it is made where it is used, and forgotten, again for each block of tiles.
@@ -133,7 +137,7 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
           tile.transform(channel_of(i), depth_of(i), inputs.get() + i * POINTS * input_step + t * PANEL_DEPTH, input_step, PANEL_DEPTH);
     }
   });
-  const int64_t blocks = ceil_div(all.total, PANEL_TILES), most = ceil_div(all.total, blocks);
+  const int64_t blocks = ceil_div(all.total, panel_tiles<T>(POINTS)), most = ceil_div(all.total, blocks);
   torch::stable::parallel_for(0, panels * blocks, 1, [&](int64_t begin, int64_t end) {
     const int64_t weight_step = apart<T>(PANEL_DEPTH * N), product_step = apart<T>(most * N);
     const Scratch<T> weight(POINTS * weight_step), products(POINTS * product_step);
@@ -155,12 +159,17 @@ void conv_by_panels(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   });
 }
 
-// The larger of the two transformed operands is not held whole.
+// Elements of a transformed weight that the L2 cache doesn't hold.
+constexpr int64_t LARGE_WEIGHT = 1 << 19;
+
+// The larger of the two transformed operands is not held whole; nor is a weight of half its size, if each block of tiles would fetch it from
+// beyond the L2 cache.
 template <class F, class S>
 void conv_by(const WinogradConv<S>& p) {
   const Tiles<F, S> tiles(p);
   if (tiles.total == 0 || p.out_channels == 0) return;
-  tiles.total < p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
+  const bool large = F::POINTS * p.in_channels * p.out_channels >= LARGE_WEIGHT;
+  tiles.total < (large ? 2 : 1) * p.out_channels ? conv_by_panels(p, tiles) : conv_by_tiles(p, tiles);
 }
 
 template <class F>

@@ -4,6 +4,7 @@ It follows csrc/cpu: what conv.cpp transposes, what the Winograd and the gather 
 Kernels that read activations as they lie work in less than a megabyte, which is left out.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ POSITIONS, WEIGHT_POSITIONS = 48, 128
 DEPTHWISE_POSITIONS, PANEL_CHANNELS = 32 * 32, 32  # plane_kernel.h, conv.cpp
 POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 20
+LARGE_WEIGHT = 1 << 19
 OUT_BLOCK, IN_BLOCK = 56, 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 
@@ -122,8 +124,10 @@ class _Conv(NamedTuple):
         points, tiles = POINTS, self.tiles(4)
         if min(self.inputs, self.outputs) >= 32 and 16 * POINTS_OF_LARGE * self.tiles(6) <= 15 * points * tiles:
             points, tiles = POINTS_OF_LARGE, self.tiles(6)
-        if tiles < self.outputs:
-            block = min(tiles, 70 // self.rows * self.rows)
+        large = points * self.inputs * self.outputs >= LARGE_WEIGHT
+        if tiles < (2 if large else 1) * self.outputs:
+            most = _l2_cache() * 3 // 4 // (points * self.columns * self.dtype.itemsize)
+            block = _ceil_div(tiles, _ceil_div(tiles, max(self.rows, most)))
             inputs = prod(self.kernel[:-2]) * _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
             return [points * inputs, *[points * self.columns * size for size in (PANEL_DEPTH, block)] * threads]
         width = self._whole(self.outputs)
@@ -172,6 +176,13 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _widened(input: Tensor, *counts: int) -> list[int]:
     """NarrowConv in conv.cpp: 16-bit numbers are copied as float. Where a kernel takes bfloat16, it is too much."""
     return list(counts) if input.dtype.itemsize == 2 else []
+
+
+def _l2_cache() -> int:
+    """l2_cache in isa.cpp: bytes."""
+    usual = 1 << 20
+    size = os.sysconf("SC_LEVEL2_CACHE_SIZE") if "SC_LEVEL2_CACHE_SIZE" in getattr(os, "sysconf_names", {}) else 0
+    return min(max(size, usual // 4), 4 * usual) if size > 0 else usual
 
 
 def _ceil_div(a: int, b: int) -> int:
