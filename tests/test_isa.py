@@ -200,6 +200,13 @@ def test_poolings_over_boxes(isa: str, dtype: torch.dtype) -> None:
         assert_close(maxima, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def test_winograd_with_more_tiles_than_lie_beside_a_panel(isa: str) -> None:
+    problem = ConvProblem((1, 48, 107, 131), (432, 48, 3, 3), padding=1)  # 396 tiles
+    x, w, b = problem.tensors(torch.float32)
+    with ops.algorithm("winograd"):
+        assert relative_error(conv2d(x, w, b, padding=1), F.conv2d(x.double(), w.double(), b.double(), padding=1)) <= 5e-6
+
+
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_means_over_many_pixels_err_little(isa: str, format: torch.memory_format) -> None:
     input = (1 + filled((2, 21, 301, 203), torch.float32)).contiguous(memory_format=format)  # of ones, all sums grow
