@@ -131,17 +131,20 @@ void finish_weight_grad(const WinogradWeightGrad<S>& p, int64_t out, int64_t in,
 
 // Elements of a chunk's operands, about. What two threads transform, each then reads of the other.
 constexpr int64_t CHUNK = 1 << 20;
-// Channels whose 36 sums stay in the L2 cache until they are finished.
-constexpr int64_t OUT_BLOCK = (56 + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, IN_BLOCK = 64;
+// Input channels of a block, and the output channels whose 36 sums with them fill half of the L2 cache until they are finished.
+constexpr int64_t IN_BLOCK = 64;
+template <class T>
+int64_t out_block() { return std::max<int64_t>(TILE_ROWS, l2_cache() / 2 / (POINTS * IN_BLOCK * static_cast<int64_t>(sizeof(T)))); }
 
 // The sums over a chunk of tiles of a block of channels are finished before they leave the cache, and added to those of the chunks
 // `before`.
 template <class S>
 void weight_grad_by_blocks(const WinogradWeightGrad<S>& p, const WeightGradPoints<S>& points, int64_t tiles, bool before) {
   using T = wide<S>;
-  const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK), out_blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  const int64_t blocks = ceil_div(p.in_channels, IN_BLOCK), each_thread = ceil_div(torch::stable::get_num_threads(), std::max<int64_t>(1, blocks));
+  const int64_t out_blocks = std::min(p.out_channels, std::max(ceil_div(p.out_channels, out_block<T>()), each_thread));
   torch::stable::parallel_for(0, out_blocks * blocks, 1, [&](int64_t begin, int64_t end) {
-    constexpr int64_t step = apart<T>(OUT_BLOCK * IN_BLOCK);
+    const int64_t step = apart<T>(ceil_div(p.out_channels, out_blocks) * IN_BLOCK);
     const Scratch<T> sums(POINTS * step);
     for (int64_t i = begin; i < end; i++) {
       const int64_t out = p.out_channels * (i / blocks) / out_blocks, in = i % blocks * IN_BLOCK;  // blocks as even as they can be
@@ -158,7 +161,7 @@ void weight_grad_by_blocks(const WinogradWeightGrad<S>& p, const WeightGradPoint
 template <class S>
 void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all, int64_t tap) {
   using T = wide<S>;
-  constexpr int64_t N = TILE_COLUMNS<T>;
+  constexpr int64_t N = TILE_COLUMNS<T>, ROWS = 4 * TILE_ROWS;
   const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
@@ -173,14 +176,14 @@ void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F4, S>& all,
     }
     return;
   }
-  const int64_t width = ceil_div(p.in_channels, N) * N, step = apart<T>(p.out_channels * width), blocks = ceil_div(p.out_channels, OUT_BLOCK);
+  const int64_t width = ceil_div(p.in_channels, N) * N, step = apart<T>(p.out_channels * width), blocks = ceil_div(p.out_channels, ROWS);
   const Scratch<T> sums(POINTS * step);
   for (int64_t first = 0; first < all.total; first += most) {
     const int64_t count = std::min(most, all.total - first);
     points.transform(p, all, tap, first, count);
     torch::stable::parallel_for(0, POINTS * blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        const int64_t point = i / blocks, out = i % blocks * OUT_BLOCK, outs = std::min(OUT_BLOCK, p.out_channels - out);
+        const int64_t point = i / blocks, out = i % blocks * ROWS, outs = std::min(ROWS, p.out_channels - out);
         points.multiply(point, count, out, outs, 0, width, sums.get() + point * step + out * width, width, first == 0);
       }
     });

@@ -22,7 +22,7 @@ DEPTHWISE_POSITIONS, PANEL_CHANNELS = 32 * 32, 32  # plane_kernel.h, conv.cpp
 POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 20
 LARGE_WEIGHT = 1 << 19
-OUT_BLOCK, IN_BLOCK = 56, 64
+IN_BLOCK = 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
 
 # csrc/cpu/blocks.h
@@ -143,7 +143,10 @@ class _Conv(NamedTuple):
         tiles = _ceil_div(self.tiles(4), chunks)
         operands = [POINTS * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
         if chunks == 1 or POINTS * self.inputs * self.outputs > 4 * CHUNK:
-            return operands + [POINTS * OUT_BLOCK * IN_BLOCK] * torch.get_num_threads()
+            threads = torch.get_num_threads()
+            most = max(self.rows, _l2_cache() // 2 // (POINTS * IN_BLOCK * self.dtype.itemsize))
+            blocks = max(_ceil_div(self.outputs, most), _ceil_div(threads, _ceil_div(self.inputs or 1, IN_BLOCK)))
+            return operands + [POINTS * _ceil_div(self.outputs, blocks) * IN_BLOCK] * threads
         return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
 
     def gather(self) -> list[int]:
