@@ -20,7 +20,6 @@
 #include "plane_kernel.h"
 #include "pooled_values.h"
 #include "pool_kernel.h"
-#include "pool_rows_kernel.h"
 #include "pool_map_kernel.h"
 #include "rectify_kernel.h"
 #include "winograd_transforms.h"

@@ -86,6 +86,23 @@ void pool_scatter_planes(const PoolMap<T, Position>& p) {
   });
 }
 
+// A window that holds a coordinate, and as which of its taps.
+struct Holder {
+  int64_t window, tap;
+};
+
+// For each coordinate x of dimension i the windows that hold it, those o with o * stride - padding + k * dilation == x, in order.
+inline std::vector<std::vector<Holder>> holders(const Window& w, int i) {
+  std::vector<std::vector<Holder>> of(w.input[i]);
+  for (int64_t x = 0; x < w.input[i]; x++) {
+    const int64_t reach = x + w.padding[i], span = (w.kernel[i] - 1) * w.dilation[i];
+    const int64_t first = reach <= span ? 0 : ceil_div(reach - span, w.stride[i]), last = std::min(reach / w.stride[i], w.output[i] - 1);
+    for (int64_t o = first; o <= last; o++)
+      if ((reach - o * w.stride[i]) % w.dilation[i] == 0) of[x].push_back({o, (reach - o * w.stride[i]) / w.dilation[i]});
+  }
+  return of;
+}
+
 // Calls f with the number of windows that hold a pixel as a constant, where there are few; with 0 for any others.
 template <class F>
 inline __attribute__((always_inline)) void counted(size_t holders, const F& f) {
@@ -114,7 +131,7 @@ void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
         found.clear();
         for (const Holder& line : rows)
           for (const Holder& ow : widths[x]) {
-            Holder& holder = found.emplace_back();  // field by field, as in pool_rows_kernel.h
+            Holder& holder = found.emplace_back();  // field by field: written whole it would be read before it is there
             holder.window = (line.window + ow.window) * C;
             holder.tap = line.tap + ow.tap;
           }
@@ -143,15 +160,65 @@ void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
   });
 }
 
-// Each tap is compared for each window: not of larger windows, of which few lie on a pixel. Short rows don't fill vectors.
+// Two vectors' elements in turn: to[2 * i] = even[i], to[2 * i + 1] = odd[i].
+template <class V, class T, int... I>
+inline __attribute__((always_inline)) void store_in_turn(T* to, V even, V odd, std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  store(to, __builtin_shufflevector(even, odd, (I % 2 * L + I / 2)...));
+  store(to + L, __builtin_shufflevector(even, odd, (I % 2 * L + (L + I) / 2)...));
+}
+
+// Windows two pixels apart and no larger, that cover each row: each pixel is in one window, and a window's row gives two runs of it.
+inline bool are_pairs(const Window& w) {
+  return w.stride[2] == 2 && w.kernel[2] == 2 && w.padding == Extent{0, 0, 0} && w.dilation == Extent{1, 1, 1} && w.kernel[0] <= w.stride[0] &&
+         w.kernel[1] <= w.stride[1] && 2 * w.output[2] >= w.input[2];
+}
+
+template <class T, class Position>
+void pool_scatter_pairs(const PoolMap<T, Position>& p) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const Window& w = p.window;
+  const int64_t W = w.input[2], total = p.batch * p.channels * volume(w.output);
+  const Extent lines{w.input[0], w.input[1], 1};
+  torch::stable::parallel_for(0, p.batch * p.channels * volume(lines), std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
+    OutputPosition place(lines, begin);  // in its plane: that is the batch here
+    for (int64_t row = begin; row < end; row++, place.advance(lines)) {
+      const auto [d, h, _] = place.place;
+      const int64_t plane = place.batch;
+      const int64_t kd = d % w.stride[0], kh = h % w.stride[1], od = d / w.stride[0], oh = h / w.stride[1];
+      T* const to = p.full + row * W;
+      if (kd >= w.kernel[0] || kh >= w.kernel[1] || od >= w.output[0] || oh >= w.output[1]) {
+        zero_run(to, W);
+        continue;
+      }
+      const int64_t from = ((plane * w.output[0] + od) * w.output[1] + oh) * w.output[2], tap = (kd * w.kernel[1] + kh) * 2;
+      int64_t x = 0;
+      for (; 2 * x < W && from + x + L <= total; x += L) {  // a last vector may read on into the next row
+        const Values<T> value = load_values(p.pooled + from + x), none{};
+        const Indices<T> position = load_positions<T>(p.positions + from + x), first = Indices<T>{} + static_cast<WideIndex<T>>(tap);
+        const Values<T> even = none + (position == first ? value : none), odd = none + (position == first + 1 ? value : none);
+        wide<T> both[2 * L];
+        store_in_turn(both, even, odd, std::make_integer_sequence<int, L>{});
+        T some[2 * L];
+        const bool whole = W - 2 * x >= 2 * L;
+        T* const run = whole ? to + 2 * x : some;
+        store_values(run, load(both));
+        store_values(run + L, load(both + L));
+        if (!whole) copy_run(some, to + 2 * x, W - 2 * x);
+      }
+      for (x *= 2; x < W; x++) {
+        const int64_t at = from + x / 2;
+        to[x] = p.positions[at] == static_cast<Position>(tap + x % 2) ? static_cast<T>(wide<T>(0) + static_cast<wide<T>>(p.pooled[at])) : T(0);
+      }
+    }
+  });
+}
+
 template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
   if (p.channels_last) return pool_scatter_channels_last(p);
-  const Window& w = p.window;
-  const bool few_taps = std::max({w.kernel[0], w.kernel[1], w.kernel[2]}) <= 16 && volume(w.kernel) <= std::min<int64_t>(64, 16 * volume(w.stride));
-  const bool serves = few_taps && w.output[2] >= 3 * lanes<wide<T>> / 2;
-  if (serves && w.stride[2] == 1) return pool_scatter_rows<1>(p);
-  if (serves && w.stride[2] == 2) return pool_scatter_rows<2>(p);
+  if constexpr (std::is_same_v<T, wide<T>>)
+    if (are_pairs(p.window)) return pool_scatter_pairs(p);
   pool_scatter_planes(p);
 }
 
