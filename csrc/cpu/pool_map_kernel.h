@@ -218,7 +218,7 @@ template <class T, class Position>
 void pool_scatter(const PoolMap<T, Position>& p) {
   if (p.channels_last) return pool_scatter_channels_last(p);
   if constexpr (std::is_same_v<T, wide<T>>)
-    if (are_pairs(p.window)) return pool_scatter_pairs(p);
+    if (are_pairs(p.window) && 2 * p.window.output[2] >= 3 * lanes<T>) return pool_scatter_pairs(p);  // shorter rows don't fill vectors
   pool_scatter_planes(p);
 }
 
