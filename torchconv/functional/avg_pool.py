@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchconv import autograd
 from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
-from torchconv.functional.known_calls import KnownCalls, is_plain
+from torchconv.functional.known_calls import KnownCalls, key_of
 
 # The windows of calls with a batch.
 _known: KnownCalls[autograd.Window] = KnownCalls()
@@ -114,9 +114,8 @@ def avg_pool_nd(
 ) -> Tensor:
     """Average pooling over `rank` dimensions, for the function of this name."""
     counting = ceil_mode, count_include_pad, divisor_override
-    key = None
-    if isinstance(input, Tensor) and is_plain(input):
-        key = (rank, input.shape, input.dtype, id(kernel_size), id(stride), id(padding), tuple(map(id, counting)))
+    arguments = kernel_size, stride, padding, *counting
+    key = key_of(input, arguments, rank)
     known = _known.find(key)
     if known is not None:
         return autograd.avg_pool(input, known, *counting)
@@ -140,7 +139,7 @@ def avg_pool_nd(
                 f"{function}: kernel_size is {kernel_size!r}, expected at most the input's {tuple(input.shape[-rank:])}"
             )
     if batched:
-        _known.add(key, window, (kernel_size, stride, padding, *counting))
+        _known.add(key, window, arguments)
     batch = input if batched else input.unsqueeze(0)
     output = autograd.avg_pool(batch, window, ceil_mode, count_include_pad, divisor_override)
     return output if batched else output.squeeze(0)

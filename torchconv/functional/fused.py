@@ -9,7 +9,7 @@ from torchconv.autograd import ConvGeometry
 from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, pool_window, pooled_size
 from torchconv.functional.conv import conv_operands
-from torchconv.functional.known_calls import KnownCalls, is_plain
+from torchconv.functional.known_calls import KnownCalls, key_of
 from torchconv.functional.max_pool import max_pool_nd
 from torchconv.reference import output_size
 
@@ -85,7 +85,7 @@ def conv_relu_pool2d(
         values = torch.relu(autograd.conv(input, weight, bias, geometry))
         output = max_pool_nd("conv_relu_pool2d", 2, values, *pooling, return_indices=False)
     else:
-        key = (input.shape, input.dtype, weight.shape, geometry, tuple(map(id, pooling))) if is_plain(input) else None
+        key = key_of(input, pooling, weight.shape, geometry)
         pool = _known.find(key)
         if pool is None:
             pool = pool_window("conv_relu_pool2d", 2, *pooling[:4])

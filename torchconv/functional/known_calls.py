@@ -58,6 +58,13 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def key_of(input: Any, arguments: tuple[Any, ...], *more: Hashable) -> Hashable:
+    """What a pooling's checks ask for, or None where its call may not be known."""
+    if not (isinstance(input, Tensor) and is_plain(input)):
+        return None
+    return input.shape, input.dtype, tuple(map(id, arguments)), *more
+
+
 def _is_constant(argument: Any) -> bool:
     """Whether an argument can't change while it stays the same object."""
     if type(argument) is tuple:

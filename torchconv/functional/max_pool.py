@@ -8,7 +8,7 @@ from torch import Tensor
 from torchconv import autograd, reference
 from torchconv.autograd.functorch import is_recorded
 from torchconv.functional.arguments import IntOrInts, in_float32, is_batched, pool_window, pooled_size
-from torchconv.functional.known_calls import KnownCalls, is_plain
+from torchconv.functional.known_calls import KnownCalls, key_of
 
 # The windows of calls with a batch.
 _known: KnownCalls[autograd.Window] = KnownCalls()
@@ -119,10 +119,8 @@ def max_pool_nd(
     return_indices: bool,
 ) -> Any:
     """Max pooling over `rank` dimensions, for the function of this name."""
-    key = None
-    if isinstance(input, Tensor) and is_plain(input):
-        window_key = (id(kernel_size), id(stride), id(padding), id(dilation), id(ceil_mode))
-        key = (rank, input.shape, input.dtype, window_key)
+    arguments = kernel_size, stride, padding, dilation, ceil_mode
+    key = key_of(input, arguments, rank)
     window = _known.find(key)
     batched = True
     if window is None:
@@ -136,7 +134,7 @@ def max_pool_nd(
         if rank == 3:
             input = in_float32(input)
         if batched:
-            _known.add(key, window, (kernel_size, stride, padding, dilation, ceil_mode))
+            _known.add(key, window, arguments)
     batch = input if batched else input.unsqueeze(0)
     # Under a transform, a tensor of another level may be what gets a gradient.
     recorded = is_recorded([input]) or torch._C._are_functorch_transforms_active()
