@@ -322,3 +322,21 @@ def test_the_fused_layers_say_what_they_do_and_stay_when_reverted() -> None:
     expected = "pool_kernel_size=(2, 3), pool_stride=(2, 3), pool_padding=0, pool_dilation=1, ceil_mode=False)"
     assert expected in text
     assert repr(revert(convert(model, fuse=True))) == text
+
+
+def test_a_first_layer_is_computed_again_where_that_is_cheap() -> None:
+    model = torchconv.models.vgg11(weights=None, num_classes=4).features[:8]
+    deep = torchconv.models.vgg16(weights=None, num_classes=4).features[:10]
+    before = torchconv.inspect.memory(convert(copy.deepcopy(deep), fuse=False), (2, 3, 32, 32)).saved
+    convert(model, fuse=True)
+    convert(deep, fuse=True)
+    marked = [[bool(getattr(layer, "recompute", False)) for layer in each] for each in (model, deep)]
+    assert not any(marked[0])  # pooled, and as dear as a sixth of the layer behind
+    assert marked[1] == [True] + [False] * 9
+    first_output = 2 * 64 * 32 * 32 * 4
+    saved = torchconv.inspect.memory(deep, (2, 3, 32, 32)).saved
+    deep[0].recompute = False
+    assert torchconv.inspect.memory(deep, (2, 3, 32, 32)).saved - saved == first_output
+    assert saved + first_output < before
+    deep[0].recompute = True
+    assert not hasattr(revert(deep)[0], "recompute")

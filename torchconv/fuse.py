@@ -6,6 +6,7 @@ are and pass their input through, so nothing of the model's structure, names and
 
 import warnings
 from collections.abc import Collection, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class Fusion:
         for layer in (self.conv, *self.followers):
             assign_class(layer, _APART)
             del vars(layer)["_fusion"]
+        vars(self.conv).pop("recompute", None)
         if isinstance(self.followers[-1], nn.MaxPool2d):
             for name in _pooling(self.followers[-1]):
                 del vars(self.conv)[name]
@@ -169,18 +171,40 @@ def fuse(model: Module, fold_batch_norm: bool) -> None:
             name = names[module] or "the model"
             warnings.warn(f"convert: fuse leaves {name} as it is, which torch.fx can't trace: {reason}", stacklevel=3)
     after = dict(links)
+
+    def next_of(layer: Module) -> Module | None:
+        follower = after.get(layer)
+        while follower is not None and _is_apart(follower, torch.nn.Identity):
+            follower = after.get(follower)
+        return follower
+
+    fusions: list[Fusion] = []
     for conv in convs:
         followers: list[Module] = []
         for kind in (_NORM, _RELU, _POOL) if fold_batch_norm else (_RELU, _POOL):
-            follower = after.get(followers[-1] if followers else conv)
-            while follower is not None and _is_apart(follower, torch.nn.Identity):
-                follower = after.get(follower)
+            follower = next_of(followers[-1] if followers else conv)
             if follower is not None and _is_apart(follower, kind) and (kind is not _NORM or _folds(conv, follower)):
                 followers.append(follower)
             elif kind is not _NORM:
                 break
         if followers:
-            Fusion(conv, followers)
+            fusions.append(Fusion(conv, followers))
+    for fusion in fusions:
+        if _is_cheap(fusion.conv, next_of(fusion.followers[-1])):
+            fusion.conv.recompute = True  # type: ignore[assignment]  # an attribute of what it has become
+
+
+def _is_cheap(conv: nn.Conv2d, next: Module | None) -> bool:
+    """Whether the block behind may as well compute this one's output again.
+
+    That is where what it is computed of has an eighth of its size, and takes a sixteenth of that block's arithmetic.
+    """
+    if not isinstance(conv, nn.ConvReLU2d) or not isinstance(next, nn.ConvReLU2d | nn.ConvReLUPool2d):
+        return False
+    inputs = conv.in_channels * prod(conv.stride)  # for each position of the output, which has out_channels
+    products, of_next = (layer.weight[0].numel() for layer in (conv, next))
+    of_next = of_next * next.out_channels // (next.in_channels * prod(next.stride))
+    return 8 * inputs <= conv.out_channels and 16 * products <= of_next
 
 
 def fuse_chain(layers: Sequence[Module], seen: Collection[int]) -> None:

@@ -47,10 +47,9 @@ def _conj(tensor: Tensor) -> Tensor:
 
 
 def needed_grads(
-    ctx: Any, input: Tensor | None, weight: Tensor | None, grad_output: Tensor
+    ctx: Any, input: Tensor | None, weight: Tensor | None, grad_output: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of a convolution in its input, weight and bias, as far as `ctx` needs them."""
-    needs = ctx.needs_input_grad[:3]
+    """The gradients of a convolution, which `ctx` is of, in its input, weight and bias: those that are needed."""
     args = (None if input is None else _conj(input), None if weight is None else _conj(weight), grad_output)
     return _spread(conv_grads(*args, ctx.input_size, ctx.kernel_size, ctx.geometry, needs), needs)
 
@@ -78,7 +77,7 @@ class Conv(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        return *needed_grads(ctx, input, weight, grad_output), None
+        return *needed_grads(ctx, input, weight, grad_output, ctx.needs_input_grad[:3]), None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, _: None) -> Tensor | None:
@@ -226,14 +225,11 @@ class ConvGrads(Function):
         geometry: ConvGeometry,
         needs: tuple[bool, bool, bool],
     ) -> tuple[Tensor, ...]:
-        grads: list[Tensor] = []
-        if needs[0]:
-            grads.append(conv_input(grad_output, weight, input_size, geometry))
-        if needs[1]:
-            grads.append(conv_weight(input, grad_output, kernel_size, geometry))
-        if needs[2]:
-            grads.append(_sum_of_positions(grad_output))
-        return tuple(grads)
+        # The weight's first: what it takes to compute is more, and the input's may be large.
+        of_weight = conv_weight(input, grad_output, kernel_size, geometry) if needs[1] else None
+        of_input = conv_input(grad_output, weight, input_size, geometry) if needs[0] else None
+        of_bias = _sum_of_positions(grad_output) if needs[2] else None
+        return tuple([grad for grad in (of_input, of_weight, of_bias) if grad is not None])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -6,6 +6,7 @@ maps, masked. Inside of torch.func's transforms, of forward mode and of torch.co
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch.autograd import Function
 
 from torchconv import ops, reference
 from torchconv.autograd import bands
-from torchconv.autograd.conv import ConvGeometry, added, needed_grads
+from torchconv.autograd.conv import ConvGeometry, needed_grads
 from torchconv.autograd.max_pool import max_pool_scatter
+from torchconv.autograd.recompute import origin
 from torchconv.autograd.transforms import Window, differentiable
 from torchconv.reference.rectify import passes
 
-PICTURES = 32 << 20  # bytes of a convolution's output from which on its gradient is worth making picture by picture
+# Bytes of the parts of a batch, at least, in which the gradient of a convolution's output is made.
+PART = 8 << 20
 
 
 class RectifyInput(Function):
@@ -75,26 +78,26 @@ class ConvReLU(Function):
     def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
             return (None,) * 5
-        input, weight, signs = ctx.saved_tensors
+        *operands, weight, signs = ctx.saved_tensors
         size = grad_output.shape
-        if _only_input(ctx):
+        direct = None
+        if _may_be_direct(ctx):
             if ops.winograd_block_serves(grad_output, ctx.channels_last, ctx.input_size, weight, *ctx.geometry):
-                grad_input = ops.winograd_block_input(grad_output, signs, weight, ctx.input_size, ctx.geometry.padding)
-                return grad_input, *(None,) * 4
-            if _in_bands(ctx, size, grad_output) and bands.signs_serve(size):
-                grad_input = bands.conv_relu_input(grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
-                return grad_input, *(None,) * 4
-        words = prod(size[1:]) // bands.WORD_BITS  # of a picture's signs
+                args = (grad_output, signs, weight, ctx.input_size, ctx.geometry.padding)
+                direct = partial(ops.winograd_block_input, *args)
+            elif _in_bands(ctx, size, grad_output) and bands.signs_serve(size):
+                of_rows = (grad_output, signs, weight, ctx.input_size, size[2:], ctx.geometry)
+                direct = partial(bands.conv_relu_input, *of_rows)
+        words, rest = divmod(prod(size[1:]), bands.WORD_BITS)  # of a picture's signs
 
         def rectified(pictures: slice) -> Tensor:
+            if pictures == slice(0, len(grad_output)):
+                return rectify_input(grad_output, signs, ctx.channels_last)
             part = signs[pictures.start * words : pictures.stop * words]
             return rectify_input(grad_output[pictures], part, ctx.channels_last)
 
-        if _by_picture(ctx, size, grad_output) and prod(size[1:]) % bands.WORD_BITS == 0:
-            grads = _needed_grads_by_picture(ctx, input, weight, len(grad_output), rectified)
-        else:
-            grads = needed_grads(ctx, input, weight, rectify_input(grad_output, signs, ctx.channels_last))
-        return *grads, None, None
+        part = len(grad_output) if rest else _part(ctx, size, grad_output)
+        return *_needed_grads(ctx, operands, weight, len(grad_output), part, rectified, direct), None, None
 
 
 class ConvReLUPool(Function):
@@ -135,26 +138,24 @@ class ConvReLUPool(Function):
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
             return (None,) * 7
-        input, weight, signs, positions = ctx.saved_tensors
+        *operands, weight, signs, positions = ctx.saved_tensors
         grad = rectify_input(grad_output, signs, ctx.channels_last)
         size = torch.Size((*grad.shape[:2], *ctx.conv_size))
-        if _only_input(ctx):
+        direct = None
+        if _may_be_direct(ctx):
             serves = ops.winograd_block_serves(grad, ctx.channels_last, ctx.input_size, weight, *ctx.geometry)
             if serves and _pools_tiles(ctx.pool, ctx.conv_size):
-                grad_input = ops.winograd_block_input(grad, positions, weight, ctx.input_size, ctx.geometry.padding)
-                return grad_input, *(None,) * 6
-            if _in_bands(ctx, size, grad) and bands.are_apart(ctx.pool):
-                args = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
-                return bands.conv_pool_input(*args), *(None,) * 6
+                args = (grad, positions, weight, ctx.input_size, ctx.geometry.padding)
+                direct = partial(ops.winograd_block_input, *args)
+            elif _in_bands(ctx, size, grad) and bands.are_apart(ctx.pool):
+                of_rows = (grad, positions, weight, ctx.input_size, size[2:], ctx.geometry, ctx.pool)
+                direct = partial(bands.conv_pool_input, *of_rows)
 
         def scattered(pictures: slice) -> Tensor:
             return max_pool_scatter(grad[pictures], positions[pictures], ctx.conv_size, ctx.pool, ctx.channels_last)
 
-        if _by_picture(ctx, size, grad):
-            grads = _needed_grads_by_picture(ctx, input, weight, len(grad), scattered)
-        else:
-            grads = needed_grads(ctx, input, weight, scattered(slice(None)))
-        return *grads, None, None, None, None
+        part = _part(ctx, size, grad)
+        return *_needed_grads(ctx, operands, weight, len(grad), part, scattered, direct), *(None,) * 4
 
 
 def _pools_tiles(pool: Window, size: Sequence[int]) -> bool:
@@ -163,9 +164,9 @@ def _pools_tiles(pool: Window, size: Sequence[int]) -> bool:
     return covers and bands.are_apart(pool) and set(pool.kernel_size) == {2}
 
 
-def _only_input(ctx: Any) -> bool:
-    """Whether nothing but the input's gradient is asked for, of which nothing else can be kept then."""
-    return ctx.needs_input_grad[:3] == (True, False, False) and not torch.is_grad_enabled()
+def _may_be_direct(ctx: Any) -> bool:
+    """Whether the input's gradient is asked for, and what it is made of needs no derivative."""
+    return ctx.needs_input_grad[0] and not torch.is_grad_enabled()
 
 
 def _in_bands(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
@@ -174,28 +175,55 @@ def _in_bands(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
     return serves and grad.is_cpu and ctx.channels_last
 
 
-def _by_picture(ctx: Any, output: torch.Size, grad: Tensor) -> bool:
-    """Whether the convolution's output is large, and a picture's part of it no less than the gradient of the weight."""
-    large = len(grad) > 1 and output.numel() * grad.element_size() >= PICTURES
-    serves = large and output[1:].numel() >= ctx.weight_count and not torch.is_grad_enabled()
-    return serves and grad.is_cpu
+def _part(ctx: Any, output: torch.Size, grad: Tensor) -> int:
+    """Of how many pictures the gradient of the convolution's output is made at a time: of all, or of parts of one size.
+
+    A part of the output is no smaller than the weight, whose gradient is added up over the parts.
+    """
+    count = len(grad)
+    if torch.is_grad_enabled() or not grad.is_cpu:
+        return count
+    parts = min(output.numel() // max(PART // grad.element_size(), ctx.weight_count), count)
+    return -(-count // max(parts, 1))
 
 
-def _needed_grads_by_picture(
-    ctx: Any, input: Tensor | None, weight: Tensor | None, count: int, grad_output: Callable[[slice], Tensor]
+def _needed_grads(
+    ctx: Any,
+    operands: Sequence[Any],
+    weight: Tensor | None,
+    count: int,
+    part: int,
+    grad_output: Callable[[slice], Tensor],
+    direct: Callable[[], Tensor] | None,
 ) -> tuple[Tensor | None, ...]:
-    """`needed_grads`, where the gradient of the convolution's output is there for one of `count` pictures at a time."""
+    """The gradients in input, weight and bias, where that of the convolution's output is never there as a whole.
+
+    Args:
+        operands, weight: what `_keep` has kept.
+        count, part: of how many pictures there are it is made for how many at a time.
+        grad_output: makes it.
+        direct: makes the input's gradient without it.
+    """
+    needs = (ctx.needs_input_grad[0] and direct is None, *ctx.needs_input_grad[1:3])
     grad_input = grad_weight = grad_bias = None
-    for n in range(count):
-        picture = slice(n, n + 1)
-        part = None if input is None else input[picture]
-        of_input, of_weight, of_bias = needed_grads(ctx, part, weight, grad_output(picture))
-        if of_input is not None:
-            if grad_input is None:
-                grad_input = ops.empty(of_input, (count, *of_input.shape[1:]), ctx.channels_last)
-            grad_input[picture] = of_input
-        grad_weight, grad_bias = added(grad_weight, of_weight), added(grad_bias, of_bias)
-    return grad_input, grad_weight, grad_bias
+    if any(needs) and part == count:
+        all_of_it = grad_output(slice(0, count))
+        grad_input, grad_weight, grad_bias = needed_grads(ctx, _input(ctx, operands), weight, all_of_it, needs)
+    elif any(needs):
+        for n in range(0, count, part):
+            pictures = slice(n, min(n + part, count))
+            kept = [None if operands[0] is None else operands[0][pictures], *operands[1:]]
+            grads = needed_grads(ctx, _input(ctx, kept), weight, grad_output(pictures), needs)
+            if grads[0] is not None:
+                if grad_input is None:
+                    grad_input = ops.empty(grads[0], (count, *grads[0].shape[1:]), ctx.channels_last)
+                grad_input[pictures] = grads[0]
+            grad_weight, grad_bias = _added_in_place(grad_weight, grads[1]), _added_in_place(grad_bias, grads[2])
+    return grad_input if direct is None else direct(), grad_weight, grad_bias
+
+
+def _added_in_place(sum: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return part if sum is None or part is None else sum.add_(part)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:
@@ -205,7 +233,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], *masks: Tensor) -> None:
     ctx.input_size, ctx.kernel_size, ctx.weight_count = input.shape[2:], weight.shape[2:], weight.numel()
     ctx.mark_non_differentiable(*masks)
     needs_input, needs_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(input if needs_weight else None, weight if needs_input else None, *masks)
+    again = origin(input) if needs_weight else None
+    ctx.compute_input = None if again is None else again.compute
+    operands = again.operands if again is not None else [input if needs_weight else None]
+    ctx.save_for_backward(*operands, weight if needs_input else None, *masks)
+
+
+def _input(ctx: Any, operands: Sequence[Any]) -> Tensor | None:
+    """The input, if it was needed: what was kept, or computed again of that."""
+    return operands[0] if ctx.compute_input is None else ctx.compute_input(*operands)
 
 
 rectify_input = differentiable(RectifyInput)

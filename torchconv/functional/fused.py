@@ -1,5 +1,7 @@
 """Convolution with what usually follows it, as one step: less is kept for the backward pass than by its pieces."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -7,6 +9,7 @@ from torch.autograd import forward_ad
 from torchconv import autograd
 from torchconv.autograd import ConvGeometry
 from torchconv.autograd.functorch import is_recorded
+from torchconv.autograd.recompute import Operands, remember
 from torchconv.functional.arguments import IntOrInts, pool_window, pooled_size
 from torchconv.functional.conv import conv_operands
 from torchconv.functional.known_calls import KnownCalls, key_of
@@ -25,6 +28,8 @@ def conv_relu2d(
     padding: str | IntOrInts = 0,
     dilation: IntOrInts = 1,
     groups: int = 1,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
     """`relu(conv2d(...))`, which keeps one bit of each output for the backward pass.
 
@@ -32,6 +37,8 @@ def conv_relu2d(
 
     Args:
         input, weight, bias, stride, padding, dilation, groups: see `torchconv.functional.conv2d`.
+        recompute: whether a `conv_relu2d` or `conv_relu_pool2d` that takes the output computes it again in its backward
+            pass, of `input`, instead of keeping it: less where `input` is small and there anyway, as a picture is.
 
     Returns:
         (N, O, H', W'), or (O, H', W') for an input without a batch, as `conv2d`.
@@ -44,7 +51,11 @@ def conv_relu2d(
     if _composed(input):
         output = torch.relu(autograd.conv(input, weight, bias, geometry))
     else:
-        output, _ = autograd.conv_relu(input, weight, bias, geometry, is_recorded([input, weight, bias]))
+
+        def compute(*operands: Tensor | None) -> Tensor:
+            return autograd.conv_relu(*operands, geometry, is_recorded(operands))[0]
+
+        output = _computed(compute, (input, weight, bias), recompute)
     return output if batched else output.squeeze(0)
 
 
@@ -62,6 +73,7 @@ def conv_relu_pool2d(
     pool_padding: IntOrInts = 0,
     pool_dilation: IntOrInts = 1,
     ceil_mode: bool = False,
+    recompute: bool = False,
 ) -> Tensor:
     """`max_pool2d(relu(conv2d(...)))`, which keeps a byte and a bit of each pooled output for the backward pass.
 
@@ -71,6 +83,7 @@ def conv_relu_pool2d(
         input, weight, bias, stride, padding, dilation, groups: see `torchconv.functional.conv2d`.
         pool_kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: see `torchconv.functional.max_pool2d`;
             `pool_stride` defaults to `pool_kernel_size`.
+        recompute: see `conv_relu2d`.
 
     Returns:
         (N, O, H', W'), or (O, H', W') for an input without a batch, as `max_pool2d`.
@@ -91,8 +104,11 @@ def conv_relu_pool2d(
             pool = pool_window("conv_relu_pool2d", 2, *pooling[:4])
             _check_pooling(input, weight, geometry, pool, ceil_mode)
             _known.add(key, pool, pooling)
-        needs = is_recorded([input, weight, bias])
-        output, *_ = autograd.conv_relu_pool(input, weight, bias, geometry, needs, pool, ceil_mode)
+
+        def compute(*operands: Tensor | None) -> Tensor:
+            return autograd.conv_relu_pool(*operands, geometry, is_recorded(operands), pool, ceil_mode)[0]
+
+        output = _computed(compute, (input, weight, bias), recompute)
     return output if batched else output.squeeze(0)
 
 
@@ -104,6 +120,13 @@ def _composed(input: Tensor) -> bool:
         or forward_ad._current_level >= 0
         or input.dtype not in (torch.float32, torch.float64)
     )
+
+
+def _computed(compute: Callable[..., Tensor], operands: Operands, recompute: bool) -> Tensor:
+    output = compute(*operands)
+    if recompute and output.requires_grad:
+        remember(output, compute, operands)
+    return output
 
 
 def _check_pooling(

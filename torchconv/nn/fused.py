@@ -1,11 +1,8 @@
 """A convolution with what usually follows it, as one layer that keeps less for backward than the several."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from torchconv.functional.arguments import IntOrInts
 from torchconv.functional.fused import conv_relu2d, conv_relu_pool2d
@@ -13,19 +10,13 @@ from torchconv.nn.conv import Conv2d, padded
 
 
 class _Block(Conv2d):
-    """A convolution and what follows it, kept for backward or computed again."""
+    """A convolution and what follows it, whose output is kept for backward or computed again."""
 
     recompute: bool = False
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.recompute = recompute
-
-    def _computed(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        # Under torch.func, checkpoint would compute outside of the transforms what was inside.
-        if self.recompute and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-        return function(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
@@ -42,15 +33,15 @@ class ConvReLU2d(_Block):
 
     Args:
         *args, **kwargs: those of `Conv2d`.
-        recompute: keep the input alone, and compute the rest again in the backward pass, by `torch.utils.checkpoint`:
-            less where the input is there anyway, as a picture is. An attribute, so that a block that `convert` made can
-            be told as well.
+        recompute: whether a fused block that takes the output computes it again in its backward pass, of this one's
+            input, instead of keeping it: less where the input is small and there anyway, as a picture is. An attribute,
+            which `convert` sets for such layers.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, padding = padded(self, input)
         geometry = (self.stride, padding, self.dilation, self.groups)
-        return self._computed(conv_relu2d, input, weight, bias, *geometry)
+        return conv_relu2d(input, weight, bias, *geometry, recompute=self.recompute)
 
 
 class ConvReLUPool2d(_Block):
@@ -93,8 +84,7 @@ class ConvReLUPool2d(_Block):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, padding = padded(self, input)
-        return self._computed(
-            conv_relu_pool2d,
+        return conv_relu_pool2d(
             input,
             weight,
             bias,
@@ -107,6 +97,7 @@ class ConvReLUPool2d(_Block):
             pool_padding=self.pool_padding,
             pool_dilation=self.pool_dilation,
             ceil_mode=self.ceil_mode,
+            recompute=self.recompute,
         )
 
     def extra_repr(self) -> str:
