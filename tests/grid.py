@@ -150,6 +150,31 @@ WINOGRAD_STACKS: dict[str, ConvProblem] = {
     "deeper_than_a_block": ConvProblem((1, 140, 3, 19, 18), (40, 140, 2, 3, 3), padding=(0, 1, 1)),
     "weight_gradient_in_chunks": ConvProblem((1, 130, 4, 29, 27), (120, 130, 2, 3, 3), padding=1),
 }
+# Of three taps along one dimension, or with gaps between them.
+WINOGRAD_LINES: dict[str, ConvProblem] = {
+    "line": ConvProblem((2, 5, 31), (4, 5, 3), padding=1),
+    "line_of_one": ConvProblem((2, 5, 3), (4, 5, 3), bias=False),
+    "line_of_large_tiles": ConvProblem((2, 40, 35), (33, 40, 3), padding=2),
+    "line_with_gaps": ConvProblem((1, 33, 41), (34, 33, 3), padding=4, dilation=4),
+    "line_with_gaps_beyond_its_end": ConvProblem((2, 4, 7), (3, 4, 3), padding=9, dilation=9),
+    "line_deeper_than_a_block": ConvProblem((1, 200, 61), (65, 200, 3), padding=1),
+    "line_of_many_tiles": ConvProblem((1, 40, 700), (36, 40, 3), padding=1),
+    "line_weight_gradient_in_chunks": ConvProblem((1, 201, 4001), (190, 201, 3), padding=1),
+    "line_weight_gradient_by_blocks": ConvProblem((1, 700, 2003), (1010, 700, 3), padding=1),
+    "row": ConvProblem((2, 17, 9, 11), (33, 17, 1, 3), padding=(0, 1)),
+    "row_padded_all_around": ConvProblem((2, 17, 5, 7), (33, 17, 1, 3), padding=2, dilation=(3, 2)),
+    "column": ConvProblem((2, 17, 9, 11), (33, 17, 3, 1), padding=(1, 0)),
+    "column_padded_all_around": ConvProblem((1, 34, 7, 5), (33, 34, 3, 1), padding=(1, 2), bias=False),
+    "column_with_gaps": ConvProblem((2, 6, 19, 5), (7, 6, 3, 1), padding=(2, 0), dilation=(5, 1)),
+    "row_of_some_depth": ConvProblem((1, 6, 5, 7, 9), (5, 6, 2, 1, 3), padding=(1, 0, 1), dilation=(2, 1, 1)),
+    "column_of_some_depth": ConvProblem((2, 6, 5, 9, 7), (5, 6, 3, 3, 1), padding=(1, 1, 0)),
+    "through_a_stack": ConvProblem((2, 34, 9, 4, 5), (37, 34, 3, 1, 1), padding=(1, 0, 0)),
+    "through_a_stack_with_gaps": ConvProblem((1, 6, 13, 3, 2), (7, 6, 3, 1, 1), padding=(2, 0, 0), dilation=(3, 1, 1)),
+    "square_with_gaps": ConvProblem((2, 17, 19, 21), (33, 17, 3, 3), padding=2, dilation=2),
+    "square_with_uneven_gaps": ConvProblem((1, 34, 13, 40), (33, 34, 3, 3), padding=(1, 0), dilation=(1, 6)),
+    "square_with_gaps_beyond_its_end": ConvProblem((1, 5, 6, 4), (6, 5, 3, 3), padding=11, dilation=(11, 10)),
+    "cube_with_gaps": ConvProblem((1, 7, 6, 9, 11), (6, 7, 3, 3, 3), padding=2, dilation=2),
+}
 
 
 def rounds_every_sum(dtype: torch.dtype, algorithm: str) -> bool:

@@ -110,6 +110,7 @@ def test_winograd_on_stacks_of_pictures(isa: str, channels: int, dtype: torch.dt
         ConvProblem((2, channels, 3, 9, 14), (5, channels, 3, 3, 3), padding=1, winograd=True),
         ConvProblem((1, 6, 4, 7, 31), (channels, 6, 2, 3, 3), winograd=True),
         ConvProblem((1, channels, 2, 5, 4), (channels + 1, channels, 3, 3, 3), padding=1, winograd=True),
+        ConvProblem((1, channels, 10, 3, 2), (channels + 1, channels, 3, 1, 1), padding=(1, 0, 0), winograd=True),
     ]
     with ops.algorithm("winograd"):
         for problem in problems:
@@ -124,6 +125,9 @@ def test_winograd(isa: str, channels: int, dtype: torch.dtype) -> None:
         ConvProblem((2, channels, 9, 14), (5, channels, 3, 3), padding=1),
         ConvProblem((1, 6, 7, 61), (channels, 6, 3, 3)),
         ConvProblem((1, channels, 13, 18), (channels + 1, channels, 3, 3), padding=1),  # 6x6 from 32 on
+        ConvProblem((1, channels, 13, 18), (channels + 1, channels, 3, 3), padding=(3, 0), dilation=(3, 2)),
+        ConvProblem((2, channels, 3, 61), (channels + 1, channels, 1, 3), dilation=(1, 2)),
+        ConvProblem((1, channels, 21, 2), (channels + 1, channels, 3, 1), padding=(1, 0)),
     ]
     for problem in problems:
         tensors = [leaf(t) for t in problem.tensors(dtype)]

@@ -62,19 +62,19 @@ FAMILIES = {
     "groups": Family((1, 20), (1, 20), groups=(2, 5), stride=2, dilation=2),
     "small_pictures": Family((1, 270), (1, 140), stride=2, size=6),
     "side_by_side": Family((1, 140), (1, 70), groups=(1, 3), kernel=(1, 4), size=60),
-    "winograd": Family((1, 140), (1, 140), kernel=(3, 3), size=60),
+    "winograd": Family((1, 140), (1, 140), kernel=(3, 3), dilation=4, size=60),
 }
 
 
 @st.composite
 def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
-    rank = draw(st.sampled_from((2, 2, 3))) if family is FAMILIES["winograd"] else draw(ranks)
+    rank = draw(ranks)
     inputs, outputs, groups = (draw(about(*bounds)) for bounds in (family.inputs, family.outputs, family.groups))
     batch, longest = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3))), min(family.kernel[1], (11, 7, 3)[rank - 1])
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
-    if family is FAMILIES["winograd"] and rank == 3:
-        kernel = (draw(st.integers(1, 4)), 3, 3)
+    if family is FAMILIES["winograd"] and rank > 1:
+        kernel = (*[draw(st.integers(1, 4))] * (rank - 2), *draw(st.sampled_from(((3, 3), (3, 3), (1, 3), (3, 1)))))
     if family is FAMILIES["side_by_side"]:  # windows that tile the input
         stride, dilation, padding = kernel, (1,) * rank, (0,) * rank
     room, sizes = PRODUCTS // (max(batch, 1) * groups * inputs * outputs * prod(kernel)), []
@@ -88,8 +88,10 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
 
 
 def served_by_winograd(problem: ConvProblem) -> bool:
-    pictures = len(problem.weight) > 3 and problem.weight[-2:] == (3, 3)
-    return pictures and {*problem.stride, *problem.dilation, problem.groups} == {1}
+    stride, padding, _, groups = problem.geometry
+    *depth, height, width = (1, *problem.weight[2:]) if len(stride) == 1 else problem.weight[2:]
+    through = (depth, height, width) == ([3], 1, 1) and not any(padding[1:])
+    return {*stride, groups} == {1} and (through or {height, width} in ({3}, {1, 3}))
 
 
 @contextmanager

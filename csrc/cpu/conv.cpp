@@ -52,34 +52,32 @@ class ChannelsLastResult {
   std::optional<Scratch<T>> copy_;
 };
 
-// Winograd's F(4x4, 3x3) serves 3x3 windows that move and spread by one, on pictures, and of any depth on stacks of them.
-bool winograd_serves(const Problem& p) {
-  const Window& w = p.window;
-  return p.groups == 1 && p.in > 0 && p.out > 0 && w.kernel == Extent{w.kernel[0], 3, 3} && w.stride == Extent{1, 1, 1} &&
-         w.dilation == Extent{1, 1, 1};
-}
+bool winograd_serves(const Problem& p) { return p.groups == 1 && p.in > 0 && p.out > 0 && winograd_form(p.window) != WinogradForm::none; }
 
 // Where Winograd's transforms cost more than its fewer products save, or float64 is wanted exact, im2col is the better one.
-constexpr int64_t WINOGRAD_CHANNELS = 32;
+constexpr int64_t WINOGRAD_CHANNELS = 32, WINOGRAD_LINE_CHANNELS = 64;
 constexpr int64_t WINOGRAD_POSITIONS = 48;          // three tiles and more
 constexpr int64_t WINOGRAD_WEIGHT_POSITIONS = 128;  // for the weight's gradient
 
 // A panel of weights holds so many. All phases of a strided convolution at once are fast if each fills one.
 constexpr int64_t PANEL_CHANNELS = 32;
 
+// `pictures` are those of the result, and `least` how many positions it has at least where it pays.
 template <class T>
-bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, int64_t positions, int64_t least) {
+bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, const WinogradPictures& pictures, int64_t least) {
   TORCHCONV_CHECK(algorithm == "auto" || algorithm == "im2col" || algorithm == "winograd", op, ": algorithm is '", algorithm,
                   "', expected auto, im2col or winograd");
   if (algorithm == "winograd")
     TORCHCONV_CHECK(winograd_serves(p), op,
-                    ": algorithm 'winograd' serves 3x3 kernels, in three dimensions of any depth, of stride 1, dilation 1 and groups 1; got kernel ",
+                    ": algorithm 'winograd' serves kernels of 3x3, 1x3 and 3x1, in three dimensions of any depth, of stride 1 and groups 1; got kernel ",
                     to_string(Ints(p.window.kernel.begin(), p.window.kernel.end())), ", stride ",
-                    to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", dilation ",
-                    to_string(Ints(p.window.dilation.begin(), p.window.dilation.end())), ", groups ", p.groups);
+                    to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", groups ", p.groups);
+  const int64_t positions = p.batch * pictures.out_depth * pictures.out_height * pictures.out_width;
   if (algorithm != "auto") return algorithm == "winograd" && positions > 0;
-  return std::is_same_v<T, float> && winograd_serves(p) && std::min(p.in, p.out) >= WINOGRAD_CHANNELS &&
-         positions >= least;
+  if (!std::is_same_v<T, float> || !winograd_serves(p) || positions < least) return false;
+  const bool usual = !pictures.line && pictures.dilation_height == 1 && pictures.dilation_width == 1;
+  const int64_t channels = pictures.line ? WINOGRAD_LINE_CHANNELS : WINOGRAD_CHANNELS;
+  return std::min(p.in, p.out) >= channels && (usual || winograd_saves(pictures));
 }
 
 // Whether the kernel covers the input at once, and `other` lies in the order of the result. The taps of a channel are then channels
@@ -154,7 +152,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     const T* shift = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), shift, nullptr};
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_POSITIONS);
+    const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
     if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
       return kernel.plane_conv(gather, activations<const T>(input), activations<T>(output));
@@ -192,7 +190,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
         kernel.gather_conv({g});
       });
     }
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.input), WINOGRAD_POSITIONS);
+    const bool winograd = use_winograd<T>(op, algorithm, p, winograd_input_pictures(p), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
     const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
     const bool few = tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1;  // channels of a phase
@@ -238,7 +236,6 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
   const bool channels_last = !grad_weight.is_contiguous();
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
-    const Window& w = p.window;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
     WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
                        weight_view<T>(p, grad_weight)};
@@ -248,7 +245,7 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
       return kernel.weight_grad({p.batch, p.groups, product.in, p.out, product.window, static_cast<const T*>(input.data_ptr()), g.data(),
                                  grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
     }
-    const bool winograd = use_winograd<T>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_WEIGHT_POSITIONS);
+    const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS);
     if (!winograd && kernel.row_weight_grad_serves(grad))
       return kernel.row_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
@@ -272,7 +269,7 @@ void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Pro
     const auto view = weight_view<float>(p, wide_weight);
     const float* const shift = wide_bias ? static_cast<const float*>(wide_bias->data_ptr()) : nullptr;
     const GatherConv<float> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, view, shift, nullptr};
-    const bool winograd = use_winograd<float>(op, algorithm, p, p.batch * volume(w.output), WINOGRAD_POSITIONS);
+    const bool winograd = use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
     const auto& paired = std::get<PairedKernels>(kernels());
     if (winograd || paired.conv_serves(gather)) {
       const Tensor from = in_format(input, true), to = channels_last(output);
@@ -294,7 +291,7 @@ void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, con
   const Tensor wide_weight = widened(weight);
   if constexpr (std::is_same_v<S, BFloat16>) {
     auto view = weight_view<float>(p, wide_weight);
-    const bool winograd = use_winograd<float>(op, algorithm, p, p.batch * volume(p.window.input), WINOGRAD_POSITIONS);
+    const bool winograd = use_winograd<float>(op, algorithm, p, winograd_input_pictures(p), WINOGRAD_POSITIONS);
     const auto& paired = std::get<PairedKernels>(kernels());
     GatherConv<float> channels{};
     channels.in_channels = p.out;
@@ -320,7 +317,7 @@ template <class S>
 void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
                                 const Tensor& grad_weight) {
   const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());
-  if (std::is_same_v<S, BFloat16> && use_winograd<float>(op, algorithm, p, p.batch * volume(p.window.output), WINOGRAD_WEIGHT_POSITIONS)) {
+  if (std::is_same_v<S, BFloat16> && use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS)) {
     if constexpr (std::is_same_v<S, BFloat16>) {
       const Tensor x = in_format(input, true), g = in_format(grad_output, true);
       const auto gradient = winograd_conv_weight(p, elements(x), elements(g), static_cast<float*>(wide.data_ptr()),

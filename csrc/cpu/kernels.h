@@ -1,19 +1,28 @@
 // What the ops call: one table of kernels per instruction set.
 #pragma once
 
+#include <algorithm>
 #include <tuple>
 
 #include "../problems.h"
 
 namespace torchconv {
 
-// The pictures of a 3x3, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be anything from -1 on.
+// The pictures of a 3x3, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be less than none.
 struct WinogradPictures {
   int64_t batch, in_channels, out_channels;
   int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
-  // In three dimensions each of the batch is a stack of pictures, and the kernel one of 3x3 filters.
-  int64_t in_depth = 1, out_depth = 1, pad_depth = 0, kernel_depth = 1;
+  int64_t dilation_height, dilation_width;
+  // Whether the kernel is 1x3; and whether height and width have changed places, the pictures being (batch, width, height, channels).
+  bool line, turned;
+  // In three dimensions each of the batch is a stack of pictures, and the kernel one of such filters.
+  int64_t in_depth, out_depth, pad_depth, dilation_depth, kernel_depth;
 };
+
+// How many tiles of `outs` outputs, as far apart as the dilation, begin within so many positions.
+constexpr int64_t tiles_along(int64_t positions, int64_t dilation, int64_t outs) {
+  return positions / (dilation * outs) * dilation + std::min(positions % (dilation * outs), dilation);
+}
 
 // Activations are of type S, all else is what they are computed in.
 template <class S>

@@ -1,41 +1,94 @@
 // Winograd's convolutions as tensors' problems ask for them.
 #pragma once
 
+#include <algorithm>
+
 #include "../phases.h"
 #include "kernels.h"
 
 namespace torchconv {
 
-template <class S>
-WinogradConv<S> winograd_conv(const Problem& p, const S* input, const WeightView<wide<S>>& weight, const wide<S>* bias, S* output) {
-  const Window& w = p.window;
-  return {{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2], w.input[0],
-           w.output[0], w.padding[0], w.kernel[0]},
-          input, weight, bias, output};
+// How a kernel has three taps along two dimensions or one: a square or a row, of any depth; a column, also of any depth, which is a row of
+// the turned picture; or a line through a stack, all of whose pixels are a column of the turned picture then.
+enum class WinogradForm { none, square, row, column, through };
+
+inline WinogradForm winograd_form(const Window& w) {
+  const auto [depth, height, width] = w.kernel;
+  if (w.stride != Extent{1, 1, 1}) return WinogradForm::none;
+  if (height == 3 && width == 3) return WinogradForm::square;
+  if (height == 1 && width == 3) return WinogradForm::row;
+  if (height == 3 && width == 1) return WinogradForm::column;
+  const bool through = depth == 3 && height == 1 && width == 1 && w.padding[1] == 0 && w.padding[2] == 0;
+  return through ? WinogradForm::through : WinogradForm::none;
 }
 
-// The same convolution with channels exchanged, the taps turned around and the padding's complement.
+// What a window has for each dimension, in the order that the tiles want: the taps of a line are along the last one.
+inline Extent in_order(WinogradForm form, const Extent& e) {
+  if (form == WinogradForm::column) return {e[0], e[2], e[1]};
+  if (form == WinogradForm::through) return {e[1], e[2], e[0]};
+  return e;
+}
+inline Extent size_in_order(WinogradForm form, const Extent& e) {
+  return form == WinogradForm::through ? Extent{1, e[1] * e[2], e[0]} : in_order(form, e);
+}
+template <class T>
+WeightView<T> in_order(WinogradForm form, WeightView<T> view) {
+  view.step = in_order(form, view.step);
+  return view;
+}
+
+inline WinogradPictures winograd_pictures(const Problem& p) {
+  const WinogradForm form = winograd_form(p.window);
+  const Extent in = size_in_order(form, p.window.input), out = size_in_order(form, p.window.output);
+  const Extent kernel = in_order(form, p.window.kernel), padding = in_order(form, p.window.padding), dilation = in_order(form, p.window.dilation);
+  const bool turned = form == WinogradForm::column || form == WinogradForm::through;
+  return {p.batch, p.in, p.out, in[1], in[2], out[1], out[2], padding[1], padding[2], dilation[1], dilation[2], kernel[1] == 1, turned,
+          in[0], out[0], padding[0], dilation[0], kernel[0]};
+}
+
+// Of the input's gradient: channels and sizes exchanged, and the padding's complement.
+inline WinogradPictures winograd_input_pictures(const Problem& p) {
+  WinogradPictures of = winograd_pictures(p);
+  std::swap(of.in_channels, of.out_channels);
+  std::swap(of.in_height, of.out_height);
+  std::swap(of.in_width, of.out_width);
+  std::swap(of.in_depth, of.out_depth);
+  of.pad_height = (of.line ? 0 : 2) * of.dilation_height - of.pad_height;
+  of.pad_width = 2 * of.dilation_width - of.pad_width;
+  of.pad_depth = (of.kernel_depth - 1) * of.dilation_depth - of.pad_depth;
+  return of;
+}
+
+// Whether it takes three fifths of the multiplications, or fewer, with either size of tiles: much of them may jut out of the picture.
+inline bool winograd_saves(const WinogradPictures& p) {
+  const auto products = [&](int64_t outs) {
+    const int64_t points = outs + 2, down = p.line ? p.out_height : tiles_along(p.out_height, p.dilation_height, outs) * points;
+    return down * tiles_along(p.out_width, p.dilation_width, outs) * points;
+  };
+  return 5 * std::min(products(4), products(6)) <= 3 * p.out_height * p.out_width * (p.line ? 3 : 9);
+}
+
+template <class S>
+WinogradConv<S> winograd_conv(const Problem& p, const S* input, const WeightView<wide<S>>& weight, const wide<S>* bias, S* output) {
+  return {winograd_pictures(p), input, in_order(winograd_form(p.window), weight), bias, output};
+}
+
+// The taps are turned around.
 template <class S>
 WinogradConv<S> winograd_conv_input(const Problem& p, const S* grad_output, WeightView<wide<S>> weight, S* grad_input) {
-  const Window& w = p.window;
   std::swap(weight.in_step, weight.out_step);
   for (int i = 0; i < RANK; i++) {
-    weight.start += (w.kernel[i] - 1) * weight.step[i];
+    weight.start += (p.window.kernel[i] - 1) * weight.step[i];
     weight.step[i] = -weight.step[i];
   }
-  return {{p.batch, p.out, p.in, w.output[1], w.output[2], w.input[1], w.input[2], 2 - w.padding[1], 2 - w.padding[2], w.output[0],
-           w.input[0], w.kernel[0] - 1 - w.padding[0], w.kernel[0]},
-          grad_output, weight, nullptr, grad_input};
+  return {winograd_input_pictures(p), grad_output, in_order(winograd_form(p.window), weight), nullptr, grad_input};
 }
 
 // The weight's gradient; `view` are the steps of `grad_weight`.
 template <class S>
 WinogradWeightGrad<S> winograd_conv_weight(const Problem& p, const S* input, const S* grad_output, wide<S>* grad_weight,
                                            const WeightView<wide<S>>& view) {
-  const Window& w = p.window;
-  return {{p.batch, p.in, p.out, w.input[1], w.input[2], w.output[1], w.output[2], w.padding[1], w.padding[2], w.input[0],
-           w.output[0], w.padding[0], w.kernel[0]},
-          input, grad_output, grad_weight, view};
+  return {winograd_pictures(p), input, grad_output, grad_weight, in_order(winograd_form(p.window), view)};
 }
 
 }  // namespace torchconv

@@ -1,4 +1,4 @@
-// 3x3 convolution by Winograd's tiles (winograd_transforms.h). Summed over the input channels, the elementwise product of a point
+// Convolution by Winograd's tiles, of kernels with three taps along one dimension or two (winograd_transforms.h). Summed over the input channels, the elementwise product of a point
 // becomes a matrix product [tiles][in] x [in][out]. Of the two transformed operands, inputs [point][tile][in] and weight
 // [point][in][out], the smaller one is kept whole and the other passes by in blocks that fit the L2 cache. Vectors run over the
 // channels. In three dimensions the sum is over the kernel's depth, too: the channels of its taps are like more input channels.
@@ -18,8 +18,8 @@ void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_
   const int64_t columns = std::min<int64_t>(N, p.out_channels - first);
   WeightView<T> view = p.weight;
   view.start += tap * view.step[0];
-  const Filters<T> filters(view, {1, 3, 3}, 0, p.in_channels);
-  T chunk[CHUNK][9][N];
+  const Filters<T> filters(view, {1, F::Y::TAPS, F::X::TAPS}, 0, p.in_channels);
+  T chunk[CHUNK][F::TAPS][N];
   if (columns < N) std::memset(chunk, 0, sizeof chunk);
   for (int64_t k = 0; k < depth; k++) {
     if (k % CHUNK == 0) {
@@ -28,21 +28,22 @@ void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_
     }
     const auto& taps = chunk[k % CHUNK];
     for (int64_t o = 0; o < N; o += L) {
-      vec<T> rows[F::IN][3];  // G g, then times G^T
+      vec<T> rows[F::Y::IN][F::X::TAPS];  // G g, then times G^T
 #pragma GCC unroll 3
-      for (int x = 0; x < 3; x++) {
-        const vec<T> g[3] = {load(&taps[x][o]), load(&taps[3 + x][o]), load(&taps[6 + x][o])};
-        vec<T> column[F::IN];
-        F::template weight<T>(g, column);
+      for (int x = 0; x < F::X::TAPS; x++) {
+        vec<T> g[F::Y::TAPS], column[F::Y::IN];
+#pragma GCC unroll 3
+        for (int y = 0; y < F::Y::TAPS; y++) g[y] = load(&taps[y * F::X::TAPS + x][o]);
+        F::Y::template weight<T>(g, column);
 #pragma GCC unroll 8
-        for (int y = 0; y < F::IN; y++) rows[y][x] = column[y];
+        for (int y = 0; y < F::Y::IN; y++) rows[y][x] = column[y];
       }
 #pragma GCC unroll 8
-      for (int y = 0; y < F::IN; y++) {
-        vec<T> row[F::IN];
-        F::template weight<T>(rows[y], row);
+      for (int y = 0; y < F::Y::IN; y++) {
+        vec<T> row[F::X::IN];
+        F::X::template weight<T>(rows[y], row);
 #pragma GCC unroll 8
-        for (int x = 0; x < F::IN; x++) store(to + (y * F::IN + x) * step + k * N + o, row[x]);
+        for (int x = 0; x < F::X::IN; x++) store(to + (y * F::X::IN + x) * step + k * N + o, row[x]);
       }
     }
   }
@@ -174,19 +175,24 @@ void conv_by(const WinogradConv<S>& p) {
 
 template <class F>
 int64_t multiplications(const WinogradPictures& p) {
-  return p.batch * p.out_depth * ceil_div(p.out_height, F::OUT) * ceil_div(p.out_width, F::OUT) * F::POINTS;
+  return tiles_along(p.out_height, p.dilation_height, F::Y::OUT) * tiles_along(p.out_width, p.dilation_width, F::X::OUT) * F::POINTS;
 }
 
 // The larger tiles where they save a sixteenth of the products and more: not where much of them juts out of the picture. With few
 // channels the transforms are most of the work, and theirs are no cheaper.
+template <class SMALL, class LARGE, class S>
+void conv_by_either(const WinogradConv<S>& p) {
+  const bool many_channels = std::min(p.in_channels, p.out_channels) >= 32;
+  many_channels && 16 * multiplications<LARGE>(p) <= 15 * multiplications<SMALL>(p) ? conv_by<LARGE>(p) : conv_by<SMALL>(p);
+}
+
 template <class S>
 void conv(const WinogradConv<S>& p) {
   if (SHARED_SIGNS<wide<S>> && p.output_signs != nullptr) {
     const int64_t outputs = p.batch * p.out_height * p.out_width * p.out_channels / (p.pooled ? 4 : 1);
     std::memset(p.output_signs, 0, outputs / 8);
   }
-  const bool many_channels = std::min(p.in_channels, p.out_channels) >= 32;
-  many_channels && 16 * multiplications<F6>(p) <= 15 * multiplications<F4>(p) ? conv_by<F6>(p) : conv_by<F4>(p);
+  p.line ? conv_by_either<Both<One, F4>, Both<One, F6>>(p) : conv_by_either<Both<F4, F4>, Both<F6, F6>>(p);
 }
 
 }  // namespace winograd

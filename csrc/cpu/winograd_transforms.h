@@ -2,10 +2,26 @@
 //
 //   Y = A^T [ (G g G^T) * (B^T d B) ] A        (* is elementwise)
 //
-// computes a tile of m x m outputs from a tile d of (m+2) x (m+2) inputs with (m+2)^2 products instead of 9 m^2.
+// computes a tile of m x m outputs from a tile d of (m+2) x (m+2) inputs with (m+2)^2 products instead of 9 m^2. In one dimension it is
+// A^T [ (G g) * (B^T d) ]. Y is linear in g; the transposition of that map, which the weight's gradient is, has the transposed matrices.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
+
+// A kernel of one tap: nothing to transform.
+struct One {
+  static constexpr int OUT = 1, IN = 1, TAPS = 1;
+  template <class V>
+  static inline __attribute__((always_inline)) void input(const V d[1], V to[1]) { to[0] = d[0]; }
+  template <class T>
+  static inline __attribute__((always_inline)) void weight(const vec<T> g[1], vec<T> to[1]) { to[0] = g[0]; }
+  template <class V>
+  static inline __attribute__((always_inline)) void output(const V m[1], V to[1]) { to[0] = m[0]; }
+  template <class V>
+  static inline __attribute__((always_inline)) void grad_output(const V y[1], V to[1]) { to[0] = y[0]; }
+  template <class T>
+  static inline __attribute__((always_inline)) void grad_weight(const vec<T> m[1], vec<T> to[1]) { to[0] = m[0]; }
+};
 
 // 36 products for 4x4 outputs instead of 144, with the points 0, 1, -1, 2, -2, inf:
 //
@@ -16,7 +32,7 @@ namespace winograd {
 //          0  2 -1 -2  1  0          1/24 -1/12   1/6
 //          0  4  0 -5  0  1            0     0     1
 struct F4 {
-  static constexpr int OUT = 4, IN = 6, POINTS = IN * IN;
+  static constexpr int OUT = 4, IN = 6, TAPS = 3;
 
   // One dimension of B^T d.
   template <class V>
@@ -32,7 +48,7 @@ struct F4 {
 
   // One dimension of G g. Multiplied, not divided: division takes ten times as long.
   template <class T>
-  static inline __attribute__((always_inline)) void weight(const vec<T> g[3], vec<T> to[IN]) {
+  static inline __attribute__((always_inline)) void weight(const vec<T> g[TAPS], vec<T> to[IN]) {
     constexpr T sixth = T(1) / 6, twelfth = T(1) / 12, twentyfourth = T(1) / 24;
     const vec<T> outer = (g[0] + g[2]) * -sixth, inner = g[1] * sixth, near = g[0] * twentyfourth + g[2] * sixth, half = g[1] * twelfth;
     to[0] = g[0] * T(0.25);
@@ -52,6 +68,28 @@ struct F4 {
     to[2] = sum1 + 4 * sum2;
     to[3] = difference1 + 8 * difference2 + m[5];
   }
+
+  // One dimension of A y.
+  template <class V>
+  static inline __attribute__((always_inline)) void grad_output(const V y[OUT], V to[IN]) {
+    const V even = y[0] + y[2], odd = y[1] + y[3], even2 = y[0] + 4 * y[2], odd2 = 2 * y[1] + 8 * y[3];
+    to[0] = y[0];
+    to[1] = even + odd;
+    to[2] = even - odd;
+    to[3] = even2 + odd2;
+    to[4] = even2 - odd2;
+    to[5] = y[3];
+  }
+
+  // One dimension of G^T m.
+  template <class T>
+  static inline __attribute__((always_inline)) void grad_weight(const vec<T> m[IN], vec<T> to[TAPS]) {
+    constexpr T sixth = T(1) / 6, twelfth = T(1) / 12, twentyfourth = T(1) / 24;
+    const vec<T> sum1 = m[1] + m[2], sum2 = m[3] + m[4];
+    to[0] = m[0] * T(0.25) - sum1 * sixth + sum2 * twentyfourth;
+    to[1] = (m[2] - m[1]) * sixth + (m[3] - m[4]) * twelfth;
+    to[2] = (sum2 - sum1) * sixth + m[5];
+  }
 };
 
 // 64 products for 6x6 outputs instead of 324, with the points 0, 1, -1, 2, -2, 1/2, -1/2, inf; it errs by twice as much as F4:
@@ -65,7 +103,7 @@ struct F4 {
 //          0   -2    4     5/2    -5  -1/2    1  0          32/45 -16/45   8/45            0  1 -1 32 -32  1/32 -1/32 1
 //          0   -1    0    21/4     0  -21/4   0  1             0      0      1
 struct F6 {
-  static constexpr int OUT = 6, IN = 8, POINTS = IN * IN;
+  static constexpr int OUT = 6, IN = 8, TAPS = 3;
 
   template <class V>
   static inline __attribute__((always_inline)) void input(const V d[IN], V to[IN]) {
@@ -83,7 +121,7 @@ struct F6 {
   }
 
   template <class T>
-  static inline __attribute__((always_inline)) void weight(const vec<T> g[3], vec<T> to[IN]) {
+  static inline __attribute__((always_inline)) void weight(const vec<T> g[TAPS], vec<T> to[IN]) {
     constexpr T ninth = T(1) / 9, fortyfifth = T(1) / 45;
     const vec<T> outer1 = (g[0] + g[2]) * (-2 * ninth), inner1 = g[1] * (2 * ninth);
     const vec<T> outer2 = (g[0] + 4 * g[2]) * (T(0.5) * fortyfifth), inner2 = g[1] * fortyfifth;
@@ -109,6 +147,14 @@ struct F6 {
     to[4] = sum1 + 16 * sum2 + 0.0625f * sum3;
     to[5] = difference1 + 32 * difference2 + 0.03125f * difference3 + m[7];
   }
+};
+
+// What is done along a picture's columns, and along its rows: points and taps are numbered row by row.
+template <class COLUMNS, class ROWS>
+struct Both {
+  using Y = COLUMNS;
+  using X = ROWS;
+  static constexpr int OUTS = Y::OUT * X::OUT, POINTS = Y::IN * X::IN, TAPS = Y::TAPS * X::TAPS;
 };
 
 }  // namespace winograd

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from torchconv import _extension, ops
+from torchconv.inspect.winograd_pictures import LARGE, SMALL, WinogradPictures
 from torchconv.reference import output_size
 
 # csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
 DEPTH, PANEL_DEPTH = 128, 64
+WINOGRAD_CHANNELS, LINE_CHANNELS = 32, 64
 POSITIONS, WEIGHT_POSITIONS = 48, 128
 DEPTHWISE_POSITIONS, PANEL_CHANNELS = 32 * 32, 32  # plane_kernel.h, conv.cpp
-POINTS, POINTS_OF_LARGE = 36, 64  # of tiles of 4x4 and of 6x6 outputs
 CHUNK = 1 << 20
 LARGE_WEIGHT = 1 << 19
 IN_BLOCK = 64
@@ -71,6 +72,7 @@ class _Conv(NamedTuple):
     plane: Sequence[int]  # the spatial size that the kernel gives
     batch: int
     dtype: torch.dtype
+    dilation: Sequence[int]
 
     @property
     def positions(self) -> int:
@@ -96,17 +98,21 @@ class _Conv(NamedTuple):
     def is_depthwise(self) -> bool:
         return self.inputs == self.outputs == 1 and self.groups >= self.lanes
 
-    def tiles(self, side: int) -> int:
-        *depth, height, width = self.plane
-        return self.batch * prod(depth) * _ceil_div(height, side) * _ceil_div(width, side)
+    @property
+    def pictures(self) -> WinogradPictures | None:
+        return WinogradPictures.of(self.batch, self.plane, self.kernel, self.dilation)
 
-    def by_winograd(self, algorithm: str, stride: Sequence[int], dilation: Sequence[int], least: int) -> bool:
+    def by_winograd(self, algorithm: str, stride: Sequence[int], padding: Sequence[int], least: int) -> bool:
         """use_winograd in conv.cpp."""
         if algorithm != "auto":
             return algorithm == "winograd"
-        serves = self.groups == 1 and list(self.kernel[-2:]) == [3, 3] and {*stride, *dilation} == {1}
-        enough = min(self.inputs, self.outputs) >= 32 and self.positions >= least
-        return serves and enough and self.dtype == torch.float32
+        pictures = self.pictures
+        through = [*self.kernel] == [3, 1, 1] and any(padding[1:])
+        if pictures is None or through or {self.groups, *stride} != {1} or self.dtype != torch.float32:
+            return False
+        enough = min(self.inputs, self.outputs) >= (LINE_CHANNELS if pictures.line else WINOGRAD_CHANNELS)
+        usual = not pictures.line and pictures.dilation == (1, 1)
+        return enough and self.positions >= least and (usual or pictures.saves)
 
     def in_place(self, channels_last: bool) -> bool:
         """Whether a kernel takes activations as they lie: pointwise_conv_serves, or about plane_conv_serves."""
@@ -120,34 +126,39 @@ class _Conv(NamedTuple):
 
     def winograd(self) -> list[int]:
         """winograd_kernel.h: the transformed weights and, for each thread, a block of tiles; or the other way round."""
-        threads = torch.get_num_threads()
-        points, tiles = POINTS, self.tiles(4)
-        if min(self.inputs, self.outputs) >= 32 and 16 * POINTS_OF_LARGE * self.tiles(6) <= 15 * points * tiles:
-            points, tiles = POINTS_OF_LARGE, self.tiles(6)
+        threads, pictures = torch.get_num_threads(), self.pictures
+        assert pictures is not None
+        points, tiles = pictures.points(SMALL), pictures.tiles(SMALL)
+        of_large, large_tiles = pictures.points(LARGE), pictures.tiles(LARGE)
+        if min(self.inputs, self.outputs) >= 32 and 16 * of_large * large_tiles <= 15 * points * tiles:
+            points, tiles = of_large, large_tiles
         large = points * self.inputs * self.outputs >= LARGE_WEIGHT
         if tiles < (2 if large else 1) * self.outputs:
             most = _l2_cache() * 3 // 4 // (points * self.columns * self.dtype.itemsize)
             block = _ceil_div(tiles, _ceil_div(tiles, max(self.rows, most)))
-            inputs = prod(self.kernel[:-2]) * _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
+            inputs = pictures.taps * _ceil_div(self.inputs, PANEL_DEPTH) * PANEL_DEPTH * tiles
             return [points * inputs, *[points * self.columns * size for size in (PANEL_DEPTH, block)] * threads]
         width = self._whole(self.outputs)
         room = 1_000_000 // (points * self.dtype.itemsize * (min(self.inputs, DEPTH) + width))
         block = min(max(room // self.rows * self.rows, 14 // self.rows * self.rows), 4 * self.rows)
-        weight = prod(self.kernel[:-2]) * _ceil_div(self.inputs, DEPTH) * DEPTH * width
+        weight = pictures.taps * _ceil_div(self.inputs, DEPTH) * DEPTH * width
         return [points * weight, *[points * block * size for size in (self._apart(DEPTH), width)] * threads]
 
     def winograd_weight(self) -> list[int]:
         """winograd_weight_kernel.h: both operands of a chunk of tiles, and the sums."""
-        room = CHUNK // POINTS // (self.inputs + self.outputs)
-        chunks = max(1, _ceil_div(self.tiles(4), max(room, 64)))
-        tiles = _ceil_div(self.tiles(4), chunks)
-        operands = [POINTS * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
-        if chunks == 1 or POINTS * self.inputs * self.outputs > 4 * CHUNK:
+        pictures = self.pictures
+        assert pictures is not None
+        points = pictures.points(SMALL)
+        room = CHUNK // points // (self.inputs + self.outputs)
+        chunks = max(1, _ceil_div(pictures.tiles(SMALL), max(room, 64)))
+        tiles = _ceil_div(pictures.tiles(SMALL), chunks)
+        operands = [points * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
+        if chunks == 1 or points * self.inputs * self.outputs > 4 * CHUNK:
             threads = torch.get_num_threads()
-            most = max(self.rows, _l2_cache() // 2 // (POINTS * IN_BLOCK * self.dtype.itemsize))
+            most = max(self.rows, _l2_cache() // 2 // (points * IN_BLOCK * self.dtype.itemsize))
             blocks = max(_ceil_div(self.outputs, most), _ceil_div(threads, _ceil_div(self.inputs or 1, IN_BLOCK)))
-            return operands + [POINTS * _ceil_div(self.outputs, blocks) * IN_BLOCK] * threads
-        return [*operands, POINTS * self.outputs * self._whole(self.inputs)]
+            return operands + [points * _ceil_div(self.outputs, blocks) * IN_BLOCK] * threads
+        return [*operands, points * self.outputs * self._whole(self.inputs)]
 
     def gather(self) -> list[int]:
         """conv_kernel.h: the packed weights; depthwise_kernel.h: they as they are."""
@@ -214,8 +225,9 @@ def _conv(
 ) -> list[int]:
     kernel = weight.shape[2:]
     plane = output_size(input.shape[2:], kernel, stride, padding, dilation)
-    conv = _Conv(groups, weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0], _wide(input.dtype))
-    winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
+    dims = weight.shape[1], weight.shape[0] // groups, kernel, plane, input.shape[0]
+    conv = _Conv(groups, *dims, _wide(input.dtype), dilation)
+    winograd = conv.by_winograd(algorithm, stride, padding, POSITIONS)
     by_rows = groups == 1 and conv.inputs <= 4 and conv.outputs >= 8 and dilation[-1] == 1  # row_conv_serves
     output = conv.positions * weight.shape[0]
     copies = _widened(input, weight.numel(), *(() if winograd else (input.numel(), output)))
@@ -239,8 +251,8 @@ def _conv_input(
     batch = grad_output.shape[0]
     kernel = weight.shape[2:]
     dims = weight.shape[0] // groups, weight.shape[1], kernel
-    conv = _Conv(groups, *dims, input_size, batch, _wide(grad_output.dtype))
-    winograd = conv.by_winograd(algorithm, stride, dilation, POSITIONS)
+    conv = _Conv(groups, *dims, input_size, batch, _wide(grad_output.dtype), dilation)
+    winograd = conv.by_winograd(algorithm, stride, padding, POSITIONS)
     grad_input = conv.positions * conv.outputs * groups
     copies = _widened(grad_output, weight.numel(), *(() if winograd else (grad_output.numel(), grad_input)))
     # conv.cpp's with_taps_in_channels, about: windows that tile the input, which has few channels.
@@ -265,8 +277,8 @@ def _conv_weight(
     channels_last: bool,
 ) -> list[int]:
     dims = input.shape[1] // groups, grad_output.shape[1] // groups, kernel_size
-    conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], _wide(input.dtype))
-    winograd = conv.by_winograd(algorithm, stride, dilation, WEIGHT_POSITIONS)
+    conv = _Conv(groups, *dims, grad_output.shape[2:], input.shape[0], _wide(input.dtype), dilation)
+    winograd = conv.by_winograd(algorithm, stride, padding, WEIGHT_POSITIONS)
     pointwise = prod(kernel_size) == 1  # which only the other two have a kernel for
     grad_weight = groups * conv.inputs * conv.outputs * prod(kernel_size)
     copies = _widened(input, grad_weight, *(() if winograd else (input.numel(), grad_output.numel())))
@@ -278,12 +290,12 @@ def _conv_weight(
 
 def _block(input: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], *_: bool) -> list[int]:
     plane = output_size(input.shape[2:], (3, 3), (1, 1), padding, (1, 1))
-    return _Conv(1, weight.shape[1], weight.shape[0], (3, 3), plane, input.shape[0], input.dtype).winograd()
+    return _Conv(1, weight.shape[1], weight.shape[0], (3, 3), plane, input.shape[0], input.dtype, (1, 1)).winograd()
 
 
 def _block_input(grad_output: Tensor, kept: Tensor, weight: Tensor, input_size: Sequence[int], *_: Any) -> list[int]:
     batch = grad_output.shape[0]
-    return _Conv(1, weight.shape[0], weight.shape[1], (3, 3), input_size, batch, grad_output.dtype).winograd()
+    return _Conv(1, weight.shape[0], weight.shape[1], (3, 3), input_size, batch, grad_output.dtype, (1, 1)).winograd()
 
 
 _FORMULAS: dict[Any, Callable[..., list[int]]] = {}
