@@ -57,7 +57,7 @@ bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.m
 	$(VENV)/bin/python benchmarks/layers.py $(BENCH)
 	$(VENV)/bin/python benchmarks/layers.py --models vgg19 --size 512 224 --batch 1 --threads 1 2 --isa native all \
 	    --json benchmarks/results/vgg19.json $(BENCH)
-	$(VENV)/bin/python benchmarks/volumes.py $(BENCH)
+	$(VENV)/bin/python benchmarks/other_ranks.py $(BENCH)
 	$(VENV)/bin/python benchmarks/networks.py --threads 1 2 $(BENCH)
 	$(VENV)/bin/python benchmarks/networks.py --kinds forward --models vgg19 --isa all $(BENCH)
 	$(VENV)/bin/python benchmarks/pooling.py --threads 1 2 $(BENCH)

@@ -81,6 +81,11 @@ def _vgg19_features() -> nn.Module:
     return torchvision_models.vgg19().features
 
 
+def _deeplabv3() -> nn.Module:
+    """With dilated convolutions (Chen et al. 2017, arXiv:1706.05587)."""
+    return torchvision_models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None)
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "lenet": lenet,
     "alexnet": torchvision_models.alexnet,
@@ -92,6 +97,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "convnext_tiny": torchvision_models.convnext_tiny,
     "vgg19": _vgg19_features,
     "resnet18": torchvision_models.resnet18,
+    "deeplabv3": _deeplabv3,
 }
 GRID = tuple(MODELS)[:8]  # the networks of the layer grid
 

@@ -44,7 +44,7 @@ class ColumnBlock {
         input(activations),
         as(columns_as<E>(w, group_count, channels)),
         packed_distance(distance),
-        width((w.output[2] - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1),
+        width(seen_by(w.output[2])),
         copied(w.padding[2] > 0 || width - w.padding[2] > w.input[2] || collide<E>(w.stride[2] * pixel)),
         pitch(copied && collide<E>(w.stride[2] * pixel) ? pixel + LINE<E> : pixel),
         runs(taps_are_run(w, group_count) && pitch == pixel) {
@@ -52,9 +52,10 @@ class ColumnBlock {
     if (as != ColumnsAs::lines) return;
     const int64_t most = BLOCK_ROWS / w.output[2] + 2, pictures = most / w.output[1] + 2;
     const int64_t fresh = shares_lines() ? std::min(w.kernel[1], w.stride[1] / w.dilation[1]) : w.kernel[1];  // of a line that isn't a picture's first
-    if (copied) copies.emplace((most * fresh + pictures * w.kernel[1]) * width * pitch);
-    zeros.emplace(width * pitch);
-    zero_run(zeros->get(), width * pitch);
+    const int64_t pixels = std::min(width, seen_by(BLOCK_ROWS));
+    if (copied) copies.emplace((most * fresh + pictures * w.kernel[1]) * pixels * pitch);
+    zeros.emplace(pixels * pitch);
+    zero_run(zeros->get(), pixels * pitch);
   }
 
   bool packed() const { return as == ColumnsAs::packed; }
@@ -80,7 +81,7 @@ class ColumnBlock {
       some = std::min(across - x, count - i);
       add_tiles(i, some, (first + i) / across - first / across, x);
     }
-    find_lines(first / across, (first + count - 1) / across);
+    find_lines(count);
   }
 
   // use(from, to, distance, row_of) for runs of the depth [begin, end) of a group: there the row of a tile's first position begins at
@@ -109,39 +110,50 @@ class ColumnBlock {
     if (BROAD_ROWS > 0) for_each_tile(count, BROAD_ROWS, [&](int64_t i, int64_t rows) { broad.push_back({from + i, rows, line, x + i}); });
   }
 
-  // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
-  bool shares_lines() const { return w.stride[1] % w.dilation[1] == 0; }
+  // How many pixels of a line so many positions see.
+  int64_t seen_by(int64_t positions) const { return (positions - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1; }
 
-  // What each line of the kernel sees from the lines [begin, end] of the output: the input's line, from where the kernel's first place is.
-  void find_lines(int64_t begin, int64_t end) {
-    const int64_t H = w.input[1], KH = w.kernel[1], S = w.stride[1], D = w.dilation[1];
+  // Blocks are of whole lines of the output, unless these are longer than a block.
+  bool whole_lines() const { return w.output[2] <= BLOCK_ROWS; }
+
+  // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
+  bool shares_lines() const { return whole_lines() && w.stride[1] % w.dilation[1] == 0; }
+
+  // What each line of the kernel sees from `count` positions: the input's line, from where the kernel's first place is at the line's first
+  // position.
+  void find_lines(int64_t count) {
+    const int64_t H = w.input[1], KH = w.kernel[1], S = w.stride[1], D = w.dilation[1], across = w.output[2], last = first + count - 1;
+    const int64_t begin = first / across, end = last / across;
     lines.clear();
     E* to = copied ? copies->get() : nullptr;
     for (int64_t line = begin; line <= end; line++) {
       const int64_t picture = line / w.output[1], y = line % w.output[1];
+      const int64_t left = line == begin ? first % across : 0, right = line == end ? last % across : across - 1;
+      const int64_t from = left * w.stride[2], pixels = seen_by(right - left + 1);
       for (int64_t k = 0; k < KH; k++) {
         const int64_t h = y * S - w.padding[1] + k * D;
         if (h < 0 || h >= H) {
-          lines.push_back(zeros->get());
+          lines.push_back(zeros->get() - from * pitch);
         } else if (line > begin && y > 0 && shares_lines() && k + S / D < KH) {
           lines.push_back(lines[lines.size() - KH + S / D]);  // the output's line before has seen it
         } else if (!copied) {
           lines.push_back(input + ((picture * H + h) * w.input[2] - w.padding[2]) * pixel);
         } else {
-          copy_line(input + (picture * H + h) * w.input[2] * pixel, to);
-          lines.push_back(to);
-          to += width * pitch;
+          copy_line(input + (picture * H + h) * w.input[2] * pixel, from - w.padding[2], pixels, to);
+          lines.push_back(to - from * pitch);
+          to += pixels * pitch;
         }
       }
     }
   }
 
-  void copy_line(const E* line, E* to) const {
-    const int64_t begin = std::clamp<int64_t>(w.padding[2], 0, width), end = std::clamp<int64_t>(w.input[2] + w.padding[2], begin, width);
+  // So many pixels of a line, from one on that may lie in the padding.
+  void copy_line(const E* line, int64_t from, int64_t pixels, E* to) const {
+    const int64_t begin = std::clamp<int64_t>(-from, 0, pixels), end = std::clamp<int64_t>(w.input[2] - from, begin, pixels);
     zero_run(to, begin * pitch);
-    zero_run(to + end * pitch, (width - end) * pitch);
-    if (pitch == pixel) return copy_run(line + (begin - w.padding[2]) * pixel, to + begin * pitch, (end - begin) * pixel);
-    for (int64_t x = begin; x < end; x++) copy_run(line + (x - w.padding[2]) * pixel, to + x * pitch, pixel);
+    zero_run(to + end * pitch, (pixels - end) * pitch);
+    if (pitch == pixel) return copy_run(line + (from + begin) * pixel, to + begin * pitch, (end - begin) * pixel);
+    for (int64_t x = begin; x < end; x++) copy_run(line + (from + x) * pixel, to + x * pitch, pixel);
   }
 
   const Window& w;

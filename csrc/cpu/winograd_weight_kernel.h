@@ -109,7 +109,7 @@ void finish_weight_grad(const WinogradWeightGrad<S>& p, int64_t out, int64_t in,
 }
 
 // Elements of a chunk's operands, about. What two threads transform, each then reads of the other.
-constexpr int64_t CHUNK = 1 << 20;
+constexpr int64_t CHUNK = 1 << 20, LINE_CHUNK = CHUNK / 2;
 // Input channels of a block, and the output channels whose sums with them fill half of the L2 cache until they are finished.
 constexpr int64_t IN_BLOCK = 64;
 template <class T>
@@ -141,7 +141,7 @@ template <class F, class S>
 void weight_grad_of_tap(const WinogradWeightGrad<S>& p, const Tiles<F, S>& all, int64_t tap) {
   using T = wide<S>;
   constexpr int64_t N = TILE_COLUMNS<T>, ROWS = 4 * TILE_ROWS, POINTS = F::POINTS;
-  const int64_t room = CHUNK / POINTS / (p.in_channels + p.out_channels);
+  const int64_t room = (p.line ? LINE_CHUNK : CHUNK) / POINTS / (p.in_channels + p.out_channels);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(all.total, std::max<int64_t>(room, 64)));
   const int64_t most = ceil_div(all.total, chunks);
   const WeightGradPoints<F, S> points(p, most);

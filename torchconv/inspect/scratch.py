@@ -21,7 +21,7 @@ DEPTH, PANEL_DEPTH = 128, 64
 WINOGRAD_CHANNELS, LINE_CHANNELS = 32, 64
 POSITIONS, WEIGHT_POSITIONS = 48, 128
 DEPTHWISE_POSITIONS, PANEL_CHANNELS = 32 * 32, 32  # plane_kernel.h, conv.cpp
-CHUNK = 1 << 20
+CHUNK, LINE_CHUNK = 1 << 20, 1 << 19
 LARGE_WEIGHT = 1 << 19
 IN_BLOCK = 64
 SHORTEST_SUM, SUMS = 8 * DEPTH, 32
@@ -149,7 +149,7 @@ class _Conv(NamedTuple):
         pictures = self.pictures
         assert pictures is not None
         points = pictures.points(SMALL)
-        room = CHUNK // points // (self.inputs + self.outputs)
+        room = (LINE_CHUNK if pictures.line else CHUNK) // points // (self.inputs + self.outputs)
         chunks = max(1, _ceil_div(pictures.tiles(SMALL), max(room, 64)))
         tiles = _ceil_div(pictures.tiles(SMALL), chunks)
         operands = [points * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
