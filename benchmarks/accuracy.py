@@ -29,8 +29,8 @@ PARTS = ("layers", "features", "gradient")
 
 def algorithms(layer: Layer) -> tuple[str, ...]:
     """The algorithms that serve this layer."""
-    windows = (layer.kernel, layer.stride, layer.dilation, layer.groups, layer.transposed)
-    return tuple(a for a in ALGORITHMS if a != "winograd" or windows == ((3, 3), (1, 1), (1, 1), 1, False))
+    winograd = {*layer.kernel} - {1} in ({3}, {5}) and {*layer.stride, layer.groups} == {1} and not layer.transposed
+    return tuple(a for a in ALGORITHMS if a != "winograd" or winograd)
 
 
 def errors(layer: Layer, each: str, batch: int) -> dict[str, float]:

@@ -150,7 +150,7 @@ WINOGRAD_STACKS: dict[str, ConvProblem] = {
     "deeper_than_a_block": ConvProblem((1, 140, 3, 19, 18), (40, 140, 2, 3, 3), padding=(0, 1, 1)),
     "weight_gradient_in_chunks": ConvProblem((1, 130, 4, 29, 27), (120, 130, 2, 3, 3), padding=1),
 }
-# Of three taps along one dimension, or with gaps between them.
+# Of three taps along one dimension, of five taps, or with gaps between them.
 WINOGRAD_LINES: dict[str, ConvProblem] = {
     "line": ConvProblem((2, 5, 31), (4, 5, 3), padding=1),
     "line_of_one": ConvProblem((2, 5, 3), (4, 5, 3), bias=False),
@@ -174,6 +174,16 @@ WINOGRAD_LINES: dict[str, ConvProblem] = {
     "square_with_uneven_gaps": ConvProblem((1, 34, 13, 40), (33, 34, 3, 3), padding=(1, 0), dilation=(1, 6)),
     "square_with_gaps_beyond_its_end": ConvProblem((1, 5, 6, 4), (6, 5, 3, 3), padding=11, dilation=(11, 10)),
     "cube_with_gaps": ConvProblem((1, 7, 6, 9, 11), (6, 7, 3, 3, 3), padding=2, dilation=2),
+    "line_of_five": ConvProblem((2, 5, 31), (4, 5, 5), padding=2),
+    "line_of_five_in_large_tiles": ConvProblem((1, 70, 402), (36, 70, 5), padding=1),
+    "line_of_five_with_gaps": ConvProblem((1, 201, 403), (34, 201, 5), padding=4, dilation=3),
+    "column_of_five": ConvProblem((2, 17, 9, 11), (33, 17, 5, 1), padding=(2, 0)),
+    "through_a_stack_by_five": ConvProblem((2, 34, 9, 4, 5), (37, 34, 5, 1, 1), padding=(2, 0, 0)),
+    "square_of_five": ConvProblem((2, 17, 9, 11), (33, 17, 5, 5), padding=2),
+    "square_of_five_unpadded": ConvProblem((1, 5, 5, 6), (6, 5, 5, 5), bias=False),
+    "square_of_five_in_large_tiles": ConvProblem((1, 40, 24, 25), (35, 40, 5, 5), padding=2),
+    "square_of_five_with_gaps": ConvProblem((1, 140, 14, 29), (33, 140, 5, 5), padding=(4, 1), dilation=(2, 3)),
+    "square_of_five_of_some_depth": ConvProblem((1, 6, 4, 7, 9), (5, 6, 2, 5, 5), padding=(1, 2, 2)),
 }
 
 

@@ -128,6 +128,8 @@ def test_winograd(isa: str, channels: int, dtype: torch.dtype) -> None:
         ConvProblem((1, channels, 13, 18), (channels + 1, channels, 3, 3), padding=(3, 0), dilation=(3, 2)),
         ConvProblem((2, channels, 3, 61), (channels + 1, channels, 1, 3), dilation=(1, 2)),
         ConvProblem((1, channels, 21, 2), (channels + 1, channels, 3, 1), padding=(1, 0)),
+        ConvProblem((1, channels, 13, 9), (channels + 1, channels, 5, 5), padding=2),
+        ConvProblem((1, channels, 3, 61), (channels + 1, channels, 1, 5), padding=(0, 1)),
     ]
     for problem in problems:
         tensors = [leaf(t) for t in problem.tensors(dtype)]

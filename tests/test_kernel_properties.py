@@ -62,7 +62,7 @@ FAMILIES = {
     "groups": Family((1, 20), (1, 20), groups=(2, 5), stride=2, dilation=2),
     "small_pictures": Family((1, 270), (1, 140), stride=2, size=6),
     "side_by_side": Family((1, 140), (1, 70), groups=(1, 3), kernel=(1, 4), size=60),
-    "winograd": Family((1, 140), (1, 140), kernel=(3, 3), dilation=4, size=60),
+    "winograd": Family((1, 140), (1, 140), kernel=(3, 5), dilation=4, size=60),
 }
 
 
@@ -74,7 +74,8 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
     if family is FAMILIES["winograd"] and rank > 1:
-        kernel = (*[draw(st.integers(1, 4))] * (rank - 2), *draw(st.sampled_from(((3, 3), (3, 3), (1, 3), (3, 1)))))
+        plane = draw(st.sampled_from(((3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (1, 5), (5, 1))))
+        kernel = (*[draw(st.integers(1, 4))] * (rank - 2), *plane)
     if family is FAMILIES["side_by_side"]:  # windows that tile the input
         stride, dilation, padding = kernel, (1,) * rank, (0,) * rank
     room, sizes = PRODUCTS // (max(batch, 1) * groups * inputs * outputs * prod(kernel)), []
@@ -90,8 +91,8 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
 def served_by_winograd(problem: ConvProblem) -> bool:
     stride, padding, _, groups = problem.geometry
     *depth, height, width = (1, *problem.weight[2:]) if len(stride) == 1 else problem.weight[2:]
-    through = (depth, height, width) == ([3], 1, 1) and not any(padding[1:])
-    return {*stride, groups} == {1} and (through or {height, width} in ({3}, {1, 3}))
+    through = depth in ([3], [5]) and height == width == 1 and not any(padding[1:])
+    return {*stride, groups} == {1} and (through or {height, width} in ({3}, {5}, {1, 3}, {1, 5}))
 
 
 @contextmanager

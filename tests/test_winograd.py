@@ -1,4 +1,4 @@
-"""Winograd's algorithm, for three taps along one dimension or two: its error, where it is used, what it refuses."""
+"""Winograd's algorithm, for three or five taps along one dimension or two: its error, where it is used, its limits."""
 
 from dataclasses import replace
 
@@ -81,6 +81,8 @@ AUTOMATIC = {
     "through": ConvProblem((1, 64, 12, 4, 4), (64, 64, 3, 1, 1), padding=(1, 0, 0)),
     "square_with_gaps": ConvProblem((1, 32, 24, 24), (32, 32, 3, 3), padding=2, dilation=2),
     "cube_with_gaps": ConvProblem((1, 32, 6, 16, 16), (32, 32, 3, 3, 3), padding=2, dilation=2),
+    "line_of_five": ConvProblem((1, 64, 60), (64, 64, 5), padding=2),
+    "square_of_five": ConvProblem((1, 32, 9, 9), (33, 32, 5, 5), padding=2),
 }
 NOT_AUTOMATIC = {
     "few_channels": ConvProblem((1, 63, 60), (64, 63, 3), padding=1),
@@ -145,6 +147,7 @@ UNSERVED = {
     "stride_in_depth": ConvProblem((1, 2, 6, 6, 6), (2, 2, 3, 3, 3), stride=(2, 1, 1)),
     "stride_in_one_dimension": ConvProblem((1, 2, 6), (2, 2, 3), stride=3),
     "one_tap": ConvProblem((1, 2, 6), (2, 2, 1)),
+    "three_by_five": ConvProblem((1, 2, 6, 6), (2, 2, 3, 5)),
     "line_through_a_stack_of_padded_pictures": ConvProblem((1, 2, 6, 6, 6), (2, 2, 3, 1, 1), padding=(0, 1, 0)),
 }
 
@@ -152,5 +155,5 @@ UNSERVED = {
 @pytest.mark.parametrize("name", UNSERVED)
 def test_a_geometry_that_winograd_does_not_serve_is_an_error(name: str) -> None:
     problem = UNSERVED[name]
-    with ops.algorithm("winograd"), pytest.raises(RuntimeError, match="algorithm 'winograd' serves kernels of 3x3"):
+    with ops.algorithm("winograd"), pytest.raises(RuntimeError, match="'winograd' serves kernels of three or five"):
         CONVOLUTIONS[len(problem.input)][0](*problem.tensors(), **problem.arguments)

@@ -57,8 +57,8 @@ def algorithm(name: str) -> Iterator[None]:
     """Choose how convolutions are computed inside a `with` block; a backward pass uses what its forward pass did.
 
     `auto` picks per call; `im2col` multiplies as often as the definition says, blocked; `winograd` (float32 and float64
-    kernels of three taps along one dimension or two, of any depth and dilation, of stride 1, without groups) multiplies
-    half or a quarter as often, with a relative error of up to 5e-6 in float32; `reference` runs all, pooling too, on
+    kernels of 3 or 5 taps along one dimension or two, any depth and dilation, of stride 1, without groups) multiplies
+    half to a sixth as often, with a relative error of up to 5e-6 in float32; `reference` runs all, pooling too, on
     plain PyTorch (torchconv.reference). The environment variable TORCHCONV_ALGORITHM sets what applies outside of such
     blocks. It holds for the whole process.
 

@@ -69,13 +69,13 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
                   "', expected auto, im2col or winograd");
   if (algorithm == "winograd")
     TORCHCONV_CHECK(winograd_serves(p), op,
-                    ": algorithm 'winograd' serves kernels of 3x3, 1x3 and 3x1, in three dimensions of any depth, of stride 1 and groups 1; got kernel ",
+                    ": algorithm 'winograd' serves kernels of three or five taps along one dimension or two, of any depth, stride 1 and groups 1; got kernel ",
                     to_string(Ints(p.window.kernel.begin(), p.window.kernel.end())), ", stride ",
                     to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", groups ", p.groups);
   const int64_t positions = p.batch * pictures.out_depth * pictures.out_height * pictures.out_width;
   if (algorithm != "auto") return algorithm == "winograd" && positions > 0;
   if (!std::is_same_v<T, float> || !winograd_serves(p) || positions < least) return false;
-  const bool usual = !pictures.line && pictures.dilation_height == 1 && pictures.dilation_width == 1;
+  const bool usual = !pictures.line && pictures.taps == 3 && pictures.dilation_height == 1 && pictures.dilation_width == 1;
   const int64_t channels = pictures.line ? WINOGRAD_LINE_CHANNELS : WINOGRAD_CHANNELS;
   return std::min(p.in, p.out) >= channels && (usual || winograd_saves(pictures));
 }

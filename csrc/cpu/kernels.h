@@ -8,12 +8,13 @@
 
 namespace torchconv {
 
-// The pictures of a 3x3, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be less than none.
+// The pictures of a 3x3 or 5x5, stride 1 convolution: channels-last, (batch, height, width, channels). Padding may be less than none.
 struct WinogradPictures {
   int64_t batch, in_channels, out_channels;
   int64_t in_height, in_width, out_height, out_width, pad_height, pad_width;
   int64_t dilation_height, dilation_width;
-  // Whether the kernel is 1x3; and whether height and width have changed places, the pictures being (batch, width, height, channels).
+  int64_t taps;
+  // Whether the kernel is a line, 1x3 or 1x5; and whether height and width have changed places, the pictures being (batch, width, height, channels).
   bool line, turned;
   // In three dimensions each of the batch is a stack of pictures, and the kernel one of such filters.
   int64_t in_depth, out_depth, pad_depth, dilation_depth, kernel_depth;

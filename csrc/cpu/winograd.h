@@ -8,17 +8,18 @@
 
 namespace torchconv {
 
-// How a kernel has three taps along two dimensions or one: a square or a row, of any depth; a column, also of any depth, which is a row of
+// How a kernel has three taps, or five, along two dimensions or one: a square or a row, of any depth; a column, also of any depth, which is a row of
 // the turned picture; or a line through a stack, all of whose pixels are a column of the turned picture then.
 enum class WinogradForm { none, square, row, column, through };
 
 inline WinogradForm winograd_form(const Window& w) {
   const auto [depth, height, width] = w.kernel;
   if (w.stride != Extent{1, 1, 1}) return WinogradForm::none;
-  if (height == 3 && width == 3) return WinogradForm::square;
-  if (height == 1 && width == 3) return WinogradForm::row;
-  if (height == 3 && width == 1) return WinogradForm::column;
-  const bool through = depth == 3 && height == 1 && width == 1 && w.padding[1] == 0 && w.padding[2] == 0;
+  const auto serves = [](int64_t taps) { return taps == 3 || taps == 5; };
+  if (serves(height) && width == height) return WinogradForm::square;
+  if (serves(width) && height == 1) return WinogradForm::row;
+  if (serves(height) && width == 1) return WinogradForm::column;
+  const bool through = serves(depth) && height == 1 && width == 1 && w.padding[1] == 0 && w.padding[2] == 0;
   return through ? WinogradForm::through : WinogradForm::none;
 }
 
@@ -42,8 +43,8 @@ inline WinogradPictures winograd_pictures(const Problem& p) {
   const Extent in = size_in_order(form, p.window.input), out = size_in_order(form, p.window.output);
   const Extent kernel = in_order(form, p.window.kernel), padding = in_order(form, p.window.padding), dilation = in_order(form, p.window.dilation);
   const bool turned = form == WinogradForm::column || form == WinogradForm::through;
-  return {p.batch, p.in, p.out, in[1], in[2], out[1], out[2], padding[1], padding[2], dilation[1], dilation[2], kernel[1] == 1, turned,
-          in[0], out[0], padding[0], dilation[0], kernel[0]};
+  return {p.batch, p.in, p.out, in[1], in[2], out[1], out[2], padding[1], padding[2], dilation[1], dilation[2], kernel[2],
+          kernel[1] == 1, turned, in[0], out[0], padding[0], dilation[0], kernel[0]};
 }
 
 // Of the input's gradient: channels and sizes exchanged, and the padding's complement.
@@ -53,8 +54,8 @@ inline WinogradPictures winograd_input_pictures(const Problem& p) {
   std::swap(of.in_height, of.out_height);
   std::swap(of.in_width, of.out_width);
   std::swap(of.in_depth, of.out_depth);
-  of.pad_height = (of.line ? 0 : 2) * of.dilation_height - of.pad_height;
-  of.pad_width = 2 * of.dilation_width - of.pad_width;
+  of.pad_height = (of.line ? 0 : of.taps - 1) * of.dilation_height - of.pad_height;
+  of.pad_width = (of.taps - 1) * of.dilation_width - of.pad_width;
   of.pad_depth = (of.kernel_depth - 1) * of.dilation_depth - of.pad_depth;
   return of;
 }
@@ -62,10 +63,11 @@ inline WinogradPictures winograd_input_pictures(const Problem& p) {
 // Whether it takes three fifths of the multiplications, or fewer, with either size of tiles: much of them may jut out of the picture.
 inline bool winograd_saves(const WinogradPictures& p) {
   const auto products = [&](int64_t outs) {
-    const int64_t points = outs + 2, down = p.line ? p.out_height : tiles_along(p.out_height, p.dilation_height, outs) * points;
+    const int64_t points = outs + p.taps - 1, down = p.line ? p.out_height : tiles_along(p.out_height, p.dilation_height, outs) * points;
     return down * tiles_along(p.out_width, p.dilation_width, outs) * points;
   };
-  return 5 * std::min(products(4), products(6)) <= 3 * p.out_height * p.out_width * (p.line ? 3 : 9);
+  const int64_t least = std::min(products(7 - p.taps), products(9 - p.taps));
+  return 5 * least <= 3 * p.out_height * p.out_width * (p.line ? p.taps : p.taps * p.taps);
 }
 
 template <class S>

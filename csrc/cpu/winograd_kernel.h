@@ -1,4 +1,4 @@
-// Convolution by Winograd's tiles, of kernels with three taps along one dimension or two (winograd_transforms.h). Summed over the input channels, the elementwise product of a point
+// Convolution by Winograd's tiles, of kernels with three or five taps along one dimension or two (winograd_transforms.h). Summed over the input channels, the elementwise product of a point
 // becomes a matrix product [tiles][in] x [in][out]. Of the two transformed operands, inputs [point][tile][in] and weight
 // [point][in][out], the smaller one is kept whole and the other passes by in blocks that fit the L2 cache. Vectors run over the
 // channels. In three dimensions the sum is over the kernel's depth, too: the channels of its taps are like more input channels.
@@ -29,10 +29,10 @@ void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_
     const auto& taps = chunk[k % CHUNK];
     for (int64_t o = 0; o < N; o += L) {
       vec<T> rows[F::Y::IN][F::X::TAPS];  // G g, then times G^T
-#pragma GCC unroll 3
+#pragma GCC unroll 5
       for (int x = 0; x < F::X::TAPS; x++) {
         vec<T> g[F::Y::TAPS], column[F::Y::IN];
-#pragma GCC unroll 3
+#pragma GCC unroll 5
         for (int y = 0; y < F::Y::TAPS; y++) g[y] = load(&taps[y * F::X::TAPS + x][o]);
         F::Y::template weight<T>(g, column);
 #pragma GCC unroll 8
@@ -192,7 +192,10 @@ void conv(const WinogradConv<S>& p) {
     const int64_t outputs = p.batch * p.out_height * p.out_width * p.out_channels / (p.pooled ? 4 : 1);
     std::memset(p.output_signs, 0, outputs / 8);
   }
-  p.line ? conv_by_either<Both<One, F4>, Both<One, F6>>(p) : conv_by_either<Both<F4, F4>, Both<F6, F6>>(p);
+  if (p.taps == 5)
+    p.line ? conv_by_either<Both<One, F2of5>, Both<One, F4of5>>(p) : conv_by_either<Both<F2of5, F2of5>, Both<F4of5, F4of5>>(p);
+  else
+    p.line ? conv_by_either<Both<One, F4>, Both<One, F6>>(p) : conv_by_either<Both<F4, F4>, Both<F6, F6>>(p);
 }
 
 }  // namespace winograd

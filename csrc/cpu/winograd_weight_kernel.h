@@ -4,7 +4,7 @@
 //   grad_g = G^T [ sum over tiles of (A grad_Y A^T) * (B^T d B) ] G        (* is elementwise)
 //
 // For all pairs of channels, each of the 36 points is a matrix product whose depth is the tiles, [out][tiles] x [tiles][in].
-// F is F(4x4, 3x3), or F(4, 3) along one dimension with 6 points: the larger tiles would err too much.
+// F is F(4x4, 3x3), F(2x2, 5x5), or one dimension of them with 6 points: the larger tiles would err too much.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace winograd {
@@ -83,15 +83,15 @@ void finish_weight_grad(const WinogradWeightGrad<S>& p, int64_t out, int64_t in,
 #pragma GCC unroll 6
       for (int y = 0; y < Y::IN; y++) m[y] = load(sums + (y * X::IN + x) * step + c);
       Y::template grad_weight<T>(m, column);
-#pragma GCC unroll 3
+#pragma GCC unroll 5
       for (int y = 0; y < Y::TAPS; y++) rows[y][x] = column[y];
     }
     T taps[F::TAPS][L];
-#pragma GCC unroll 3
+#pragma GCC unroll 5
     for (int y = 0; y < Y::TAPS; y++) {
       vec<T> row[X::TAPS];
       X::template grad_weight<T>(rows[y], row);
-#pragma GCC unroll 3
+#pragma GCC unroll 5
       for (int x = 0; x < X::TAPS; x++) store(taps[y * X::TAPS + x], row[x]);
     }
     T* to = p.grad_weight + out * v.out_step + (in + c) * v.in_step;
@@ -184,7 +184,10 @@ void weight_grad_by(const WinogradWeightGrad<S>& p) {
 
 template <class S>
 void weight_grad(const WinogradWeightGrad<S>& p) {
-  p.line ? weight_grad_by<Both<One, F4>>(p) : weight_grad_by<Both<F4, F4>>(p);
+  if (p.taps == 5)
+    p.line ? weight_grad_by<Both<One, F2of5>>(p) : weight_grad_by<Both<F2of5, F2of5>>(p);
+  else
+    p.line ? weight_grad_by<Both<One, F4>>(p) : weight_grad_by<Both<F4, F4>>(p);
 }
 
 }  // namespace winograd

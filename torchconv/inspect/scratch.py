@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchconv import _extension, ops
-from torchconv.inspect.winograd_pictures import LARGE, SMALL, WinogradPictures
+from torchconv.inspect.winograd_pictures import WinogradPictures
 from torchconv.reference import output_size
 
 # csrc/cpu/gemm.h, winograd_kernel.h, winograd_weight_kernel.h, weight_grad_kernel.h
@@ -107,11 +107,11 @@ class _Conv(NamedTuple):
         if algorithm != "auto":
             return algorithm == "winograd"
         pictures = self.pictures
-        through = [*self.kernel] == [3, 1, 1] and any(padding[1:])
+        through = len(padding) == 3 and self.kernel[0] > 1 and prod(self.kernel[1:]) == 1 and any(padding[1:])
         if pictures is None or through or {self.groups, *stride} != {1} or self.dtype != torch.float32:
             return False
         enough = min(self.inputs, self.outputs) >= (LINE_CHANNELS if pictures.line else WINOGRAD_CHANNELS)
-        usual = not pictures.line and pictures.dilation == (1, 1)
+        usual = not pictures.line and pictures.side == 3 and pictures.dilation == (1, 1)
         return enough and self.positions >= least and (usual or pictures.saves)
 
     def in_place(self, channels_last: bool) -> bool:
@@ -128,8 +128,8 @@ class _Conv(NamedTuple):
         """winograd_kernel.h: the transformed weights and, for each thread, a block of tiles; or the other way round."""
         threads, pictures = torch.get_num_threads(), self.pictures
         assert pictures is not None
-        points, tiles = pictures.points(SMALL), pictures.tiles(SMALL)
-        of_large, large_tiles = pictures.points(LARGE), pictures.tiles(LARGE)
+        points, tiles = pictures.points(pictures.small), pictures.tiles(pictures.small)
+        of_large, large_tiles = pictures.points(pictures.large), pictures.tiles(pictures.large)
         if min(self.inputs, self.outputs) >= 32 and 16 * of_large * large_tiles <= 15 * points * tiles:
             points, tiles = of_large, large_tiles
         large = points * self.inputs * self.outputs >= LARGE_WEIGHT
@@ -148,10 +148,10 @@ class _Conv(NamedTuple):
         """winograd_weight_kernel.h: both operands of a chunk of tiles, and the sums."""
         pictures = self.pictures
         assert pictures is not None
-        points = pictures.points(SMALL)
+        points, all_tiles = pictures.points(pictures.small), pictures.tiles(pictures.small)
         room = (LINE_CHUNK if pictures.line else CHUNK) // points // (self.inputs + self.outputs)
-        chunks = max(1, _ceil_div(pictures.tiles(SMALL), max(room, 64)))
-        tiles = _ceil_div(pictures.tiles(SMALL), chunks)
+        chunks = max(1, _ceil_div(all_tiles, max(room, 64)))
+        tiles = _ceil_div(all_tiles, chunks)
         operands = [points * tiles * self._apart(self._whole(count)) for count in (self.inputs, self.outputs)]
         if chunks == 1 or points * self.inputs * self.outputs > 4 * CHUNK:
             threads = torch.get_num_threads()

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
-SMALL, LARGE = 4, 6  # outputs along a side of a tile
+SIDES = (3, 5)
 
 
 class WinogradPictures(NamedTuple):
     """The pictures that a convolution's result is, a line being along the last dimension."""
 
     line: bool
+    side: int  # taps along a line, or along both sides of a square
     number: int  # of pictures
     taps: int  # of the kernel's depth
     size: tuple[int, int]
@@ -20,20 +21,29 @@ class WinogradPictures(NamedTuple):
     def of(
         cls, batch: int, plane: Sequence[int], kernel: Sequence[int], dilation: Sequence[int]
     ) -> "WinogradPictures | None":
-        """None for a kernel without three taps along one dimension or two."""
+        """None for a kernel without three or five taps along one dimension or two."""
         (depth, height, width), taps, gaps = (
             (*[1] * (3 - len(each)), *map(int, each)) for each in (plane, kernel, dilation)
         )
-        if taps[2] == 3 and taps[1] in (1, 3):
-            return cls(taps[1] == 1, batch * depth, taps[0], (height, width), (gaps[1], gaps[2]))
-        if taps[1:] == (3, 1):
-            return cls(True, batch * depth, taps[0], (width, height), (gaps[2], gaps[1]))
-        if taps == (3, 1, 1):
-            return cls(True, batch, 1, (height * width, depth), (1, gaps[0]))
+        if taps[2] in SIDES and taps[1] in (1, taps[2]):
+            return cls(taps[1] == 1, taps[2], batch * depth, taps[0], (height, width), (gaps[1], gaps[2]))
+        if taps[1] in SIDES and taps[2] == 1:
+            return cls(True, taps[1], batch * depth, taps[0], (width, height), (gaps[2], gaps[1]))
+        if taps[0] in SIDES and taps[1:] == (1, 1):
+            return cls(True, taps[0], batch, 1, (height * width, depth), (1, gaps[0]))
         return None
 
+    @property
+    def small(self) -> int:
+        """Outputs along a side of the small tiles."""
+        return 7 - self.side
+
+    @property
+    def large(self) -> int:
+        return 9 - self.side
+
     def points(self, outs: int) -> int:
-        return (outs + 2) ** (1 if self.line else 2)
+        return (outs + self.side - 1) ** (1 if self.line else 2)
 
     def tiles(self, outs: int) -> int:
         """tiles_along in kernels.h."""
@@ -46,5 +56,5 @@ class WinogradPictures(NamedTuple):
     @property
     def saves(self) -> bool:
         """winograd_saves in winograd.h."""
-        products = min(self.points(outs) * self.tiles(outs) for outs in (SMALL, LARGE))
-        return 5 * products <= 3 * self.number * prod(self.size) * (3 if self.line else 9)
+        products = min(self.points(outs) * self.tiles(outs) for outs in (self.small, self.large))
+        return 5 * products <= 3 * self.number * prod(self.size) * self.side ** (1 if self.line else 2)
