@@ -139,7 +139,10 @@ def extension(toolkit: Toolkit | None) -> Extension:
     """What to compile, with the CUDA kernels where there is a toolkit."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    fast = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0"]
+    # Loops that copy short runs would become calls of memmove.
+    fast = (
+        ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0", "-fno-tree-loop-distribute-patterns"]
+    )
     optimize = SANITIZERS + (["-O0", "-g"] if DEBUG else [*fast, "-fno-math-errno", "-ffp-contract=fast"])
     system = [f"-isystem{path}" for path in include_paths()]  # warnings are about our files, not torch's
     nvcc = ["-std=c++17", *(["-O0", "-g", "-G"] if DEBUG else ["-O3"]), "-DUSE_CUDA"]
