@@ -106,6 +106,10 @@ CONV_PROBLEMS: dict[str, ConvProblem] = {
     "stride_and_dilation_with_common_divisor": ConvProblem(
         (2, 3, 15, 16), (4, 3, 3, 4), stride=(4, 6), padding=(1, 3), dilation=(2, 4)
     ),
+    "gaps_beyond_the_input": ConvProblem((2, 3, 5, 7), (4, 3, 3, 3), padding=6, dilation=6),
+    "gaps_beyond_lines_of_the_input": ConvProblem((2, 40, 9, 14), (37, 40, 3, 5), padding=(9, 12), dilation=(9, 6)),
+    "gaps_beyond_half_of_the_input": ConvProblem((1, 34, 14, 28), (36, 34, 3, 3), padding=(8, 15), dilation=(8, 15)),
+    "outer_taps_in_the_padding": ConvProblem((2, 33, 2, 13), (34, 33, 7, 3), (1, 2), (3, 1)),
     "padding_beyond_the_kernel": ConvProblem((2, 3, 4, 4), (4, 3, 2, 2), padding=5),
     "two_groups": ConvProblem((2, 6, 7, 8), (4, 3, 3, 3), padding=1, groups=2),
     "three_groups_strided": ConvProblem((2, 6, 9, 8), (9, 2, 3, 3), stride=2, padding=1, groups=3),

@@ -61,6 +61,7 @@ FAMILIES = {
     "depthwise": Family((1, 1), (1, 1), groups=(2, 70), kernel=(1, 7), stride=3, dilation=2),
     "groups": Family((1, 20), (1, 20), groups=(2, 5), stride=2, dilation=2),
     "small_pictures": Family((1, 270), (1, 140), stride=2, size=6),
+    "wide_gaps": Family((1, 70), (1, 70), groups=(1, 2), kernel=(2, 5), stride=2, dilation=12, size=24),
     "side_by_side": Family((1, 140), (1, 70), groups=(1, 3), kernel=(1, 4), size=60),
     "winograd": Family((1, 140), (1, 140), kernel=(3, 5), dilation=4, size=60),
 }
@@ -73,6 +74,10 @@ def convolutions(draw: st.DrawFn, family: Family) -> ConvProblem:
     batch, longest = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3))), min(family.kernel[1], (11, 7, 3)[rank - 1])
     numbers = ((min(family.kernel[0], longest), longest), (1, family.stride), (1, family.dilation), (0, 3))
     kernel, stride, dilation, padding = (tuple(draw(st.integers(*n)) for _ in range(rank)) for n in numbers)
+    if family is FAMILIES["wide_gaps"]:  # whose outermost taps may meet nothing but padding
+        padding = tuple(
+            draw(st.sampled_from((p, d * (k - 1) // 2))) for p, k, d in zip(padding, kernel, dilation, strict=True)
+        )
     if family is FAMILIES["winograd"] and rank > 1:
         plane = draw(st.sampled_from(((3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (1, 5), (5, 1))))
         kernel = (*[draw(st.integers(1, 4))] * (rank - 2), *plane)

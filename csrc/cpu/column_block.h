@@ -104,6 +104,19 @@ class ColumnBlock {
     }
   }
 
+  // Of a run of the depth that begins at k: whether a tile's positions see nothing but padding.
+  auto sees_padding(int64_t k) const {
+    const bool by_lines = as == ColumnsAs::lines;  // else there may be no taps at all
+    const int64_t line = by_lines ? k / channels / w.kernel[2] : 0, tap = by_lines ? k / channels % w.kernel[2] : 0;
+    const int64_t x = tap * w.dilation[2] - w.padding[2];
+    return [this, by_lines, line, x](const Tile& t) {
+      if (!by_lines) return false;
+      if (!inside[t.line * w.kernel[1] + line]) return true;
+      const int64_t first = t.x * w.stride[2] + x;
+      return !runs && (first >= w.input[2] || first + (t.rows - 1) * w.stride[2] < 0);
+    };
+  }
+
  private:
   void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
     for_each_tile(count, TILE_ROWS, [&](int64_t i, int64_t rows) { tall.push_back({from + i, rows, line, x + i}); });
@@ -125,6 +138,7 @@ class ColumnBlock {
     const int64_t H = w.input[1], KH = w.kernel[1], S = w.stride[1], D = w.dilation[1], across = w.output[2], last = first + count - 1;
     const int64_t begin = first / across, end = last / across;
     lines.clear();
+    inside.clear();
     E* to = copied ? copies->get() : nullptr;
     for (int64_t line = begin; line <= end; line++) {
       const int64_t picture = line / w.output[1], y = line % w.output[1];
@@ -132,7 +146,8 @@ class ColumnBlock {
       const int64_t from = left * w.stride[2], pixels = seen_by(right - left + 1);
       for (int64_t k = 0; k < KH; k++) {
         const int64_t h = y * S - w.padding[1] + k * D;
-        if (h < 0 || h >= H) {
+        inside.push_back(0 <= h && h < H);
+        if (!inside.back()) {
           lines.push_back(zeros->get() - from * pitch);
         } else if (line > begin && y > 0 && shares_lines() && k + S / D < KH) {
           lines.push_back(lines[lines.size() - KH + S / D]);  // the output's line before has seen it
@@ -169,6 +184,7 @@ class ColumnBlock {
   std::vector<Tile> tall, broad;
   std::vector<Corner> corners;
   std::vector<const E*> lines;  // [line of the block's][line of the kernel]
+  std::vector<char> inside;     // whether it is one of the input's
   std::optional<Scratch<E>> copies, zeros;
 };
 

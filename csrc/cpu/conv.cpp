@@ -80,6 +80,33 @@ bool use_winograd(const char* op, const std::string& algorithm, const Problem& p
   return std::min(p.in, p.out) >= channels && (usual || winograd_saves(pictures));
 }
 
+// A convolution without the outermost taps that meet nothing but padding, of which a wide dilation has some.
+struct Trimmed {
+  Problem problem;
+  Extent first{};  // of the taps that are left
+
+  explicit Trimmed(const Problem& given) : problem(given) {
+    for (int i = 0; i < RANK; i++) {
+      Window& w = problem.window;
+      const auto meets = [&](int64_t tap) {
+        const int64_t place = tap * w.dilation[i] - w.padding[i];
+        return place < w.input[i] && place + (w.output[i] - 1) * w.stride[i] >= 0;
+      };
+      int64_t last = w.kernel[i] - 1;
+      while (first[i] < last && !meets(first[i])) first[i]++;
+      while (last > first[i] && !meets(last)) last--;
+      w.kernel[i] = last - first[i] + 1;
+      w.padding[i] -= first[i] * w.dilation[i];
+    }
+  }
+  template <class T>
+  WeightView<T> view(const Tensor& weight) const {
+    WeightView<T> of = weight_view<T>(problem, weight);
+    for (int i = 0; i < RANK; i++) of.start += first[i] * of.step[i];
+    return of;
+  }
+};
+
 // Whether the kernel covers the input at once, and `other` lies in the order of the result. The taps of a channel are then channels
 // like others, and the convolution is a product of matrices; in channels-last order those of one group aren't side by side.
 bool is_product(const Problem& p, const Tensor& other, bool channels_last) {
@@ -148,10 +175,11 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, output); });
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
-    const Window& w = p.window;
     const T* shift = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
-    GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), shift, nullptr};
+    const Trimmed trimmed(p);
+    const Window& w = trimmed.problem.window;
+    GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, trimmed.view<T>(weight), shift, nullptr};
     const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
     if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
@@ -163,37 +191,39 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     gather.input = from.data();
     gather.output = to.data();
     if (winograd)
-      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, gather.weight, shift, gather.output));
+      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, weight_view<T>(p, weight), shift, gather.output));
     else
       kernel.gather_conv({gather});
     to.finish();
   });
 }
 
-void CpuConv::conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
+void CpuConv::conv_input(const char* op, const std::string& algorithm, const Problem& given, const Tensor& grad_output, const Tensor& weight,
                          const Tensor& grad_input) {
   if (is_narrow(grad_output))
-    return dispatch<BFloat16, Half>(op, grad_output, [&](auto zero) { NarrowConv<decltype(zero)>::conv_input(op, algorithm, p, grad_output, weight, grad_input); });
+    return dispatch<BFloat16, Half>(op, grad_output, [&](auto zero) { NarrowConv<decltype(zero)>::conv_input(op, algorithm, given, grad_output, weight, grad_input); });
   const bool channels_last = !grad_input.is_contiguous();
   dispatch<float, double>(op, grad_output, [&](auto zero) {
     using T = decltype(zero);
-    const Window& w = p.window;
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
-    WeightView<T> view = weight_view<T>(p, weight);
+    const bool winograd = use_winograd<T>(op, algorithm, given, winograd_input_pictures(given), WINOGRAD_POSITIONS);
+    const Trimmed trimmed(given);
+    const Problem& p = trimmed.problem;
+    const Window& w = p.window;
+    WeightView<T> view = trimmed.view<T>(weight);
     std::swap(view.in_step, view.out_step);
-    if (is_product(p, weight, channels_last)) {
+    if (is_product(given, weight, channels_last)) {
       const ChannelsLast<T> from(grad_output);
       view.out_step = 1;
-      return for_each_phase(as_product(p), view, [&](GatherConv<T>& g) {
+      return for_each_phase(as_product(given), view, [&](GatherConv<T>& g) {
         g.input = from.data();
         g.output = static_cast<T*>(grad_input.data_ptr());
         kernel.gather_conv({g});
       });
     }
-    const bool winograd = use_winograd<T>(op, algorithm, p, winograd_input_pictures(p), WINOGRAD_POSITIONS);
     const bool nhwc = is_channels_last(grad_output), depthwise = p.in == 1 && p.out == 1;
     const bool tiled = windows_tile(w) && volume(w.stride) > 1 && !depthwise;
-    const bool few = tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1;  // channels of a phase
+    const bool few = tiled && p.groups == 1 && p.in < PANEL_CHANNELS && w.kernel[2] > 1 && w.kernel == given.window.kernel;  // channels of a phase
     for (const auto& [serves, run] : {std::pair(kernel.plane_conv_serves, kernel.plane_conv), std::pair(kernel.pointwise_conv_serves, kernel.pointwise_conv)}) {
       bool all = !winograd && !few && !(tiled && p.in >= PANEL_CHANNELS);
       if (all) for_each_phase(p, view, [&, serves = serves](const GatherConv<T>& g) { all = all && serves(g, nhwc); });
@@ -205,7 +235,7 @@ void CpuConv::conv_input(const char* op, const std::string& algorithm, const Pro
     const ChannelsLast<T> from(grad_output);
     const ChannelsLastResult<T> to(grad_input);
     if (winograd) {
-      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv_input(p, from.data(), weight_view<T>(p, weight), to.data()));
+      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv_input(given, from.data(), weight_view<T>(given, weight), to.data()));
     } else {
       std::vector<GatherConv<T>> phases;
       const Tensor taps_by_channels = few ? in_format(weight, true) : weight;
@@ -237,8 +267,9 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const auto& kernel = std::get<ConvKernels<T>>(kernels());
-    WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
-                       weight_view<T>(p, grad_weight)};
+    const Trimmed trimmed(p);
+    WeightGrad<T> grad{p.batch, p.groups, p.in, p.out, trimmed.problem.window, nullptr, nullptr, static_cast<T*>(grad_weight.data_ptr()),
+                       trimmed.view<T>(grad_weight)};
     if (is_product(p, input, channels_last)) {
       const ChannelsLast<T> g(grad_output);
       const Problem product = as_product(p);
@@ -246,6 +277,7 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
                                  grad.grad_weight, {nullptr, 0, 1, product.in, p.out * product.in, {0, 0, 0}}});
     }
     const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS);
+    if (!winograd && grad.window.kernel != p.window.kernel) std::memset(grad_weight.data_ptr(), 0, grad_weight.numel() * sizeof(T));
     if (!winograd && kernel.row_weight_grad_serves(grad))
       return kernel.row_weight_grad(grad, activations<const T>(input), activations<const T>(grad_output));
     if (!winograd && kernel.plane_weight_grad_serves(grad, is_channels_last(input)))
@@ -254,7 +286,7 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
     grad.input = x.data();
     grad.grad_output = g.data();
     if (winograd)
-      return std::get<WinogradKernels<T>>(kernels()).weight_grad(winograd_conv_weight(p, grad.input, grad.grad_output, grad.grad_weight, grad.view));
+      return std::get<WinogradKernels<T>>(kernels()).weight_grad(winograd_conv_weight(p, grad.input, grad.grad_output, grad.grad_weight, weight_view<T>(p, grad_weight)));
     kernel.weight_grad(grad);
   });
 }

@@ -164,6 +164,7 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
   for (int64_t group = 0; group < p.groups; group++) {
     for (int64_t depth = 0; depth == 0 || depth < weight.depth; depth += weight.step) {
       block.each_run(group, depth, std::min(depth + weight.step, weight.depth), [&](int64_t begin, int64_t end, int64_t distance, const auto& row_of) {
+        const auto sees_padding = block.sees_padding(begin);
         for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
           const bool broad = panels.is_pair(panel, panel_end), packed = block.packed() && !broad;
           together = broad ? 2 : 1;
@@ -176,6 +177,10 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
           for (const auto& tile : broad ? block.broad_tiles() : block.tiles()) {
             T* c[TILE_ROWS];
             for (int64_t r = 0; r < tile.rows; r++) c[r] = row[tile.first + r] + to;
+            if (sees_padding(tile)) {
+              for (int64_t r = 0; begin == 0 && r < tile.rows; r++) copy_run(start, c[r], columns);
+              continue;
+            }
             const auto multiply = packed ? tile_of<T, LayoutA::packed>(tile.rows, columns, far) : tile_of<T, LayoutA::rows>(tile.rows, columns, far);
             multiply(end - begin, row_of(tile), distance, b, N, weight.panel_step(), c, columns, begin == 0 ? start : nullptr, 0);
             far = false;

@@ -38,6 +38,20 @@ void add_up(const WeightGrad<T>& p, int64_t sums, const T* partial, int64_t tap_
   });
 }
 
+// Whether so many positions see nothing but padding by the rows [k0, k1) of the column matrix, if these are of one tap.
+inline bool see_padding(const Window& w, int64_t channels, int64_t first, int64_t count, int64_t k0, int64_t k1) {
+  const int64_t tap = k0 / channels;
+  if (w.padding == Extent{0, 0, 0} || tap != (k1 - 1) / channels) return false;
+  const int64_t kd = tap / w.kernel[2] / w.kernel[1], kh = tap / w.kernel[2] % w.kernel[1], kw = tap % w.kernel[2];
+  OutputPosition position(w.output, first);
+  for (int64_t i = 0; i < count; i++, position.advance(w.output)) {
+    const Corner at = corner_of(w, position);
+    const auto inside = [&](int axis, int64_t place) { return 0 <= place && place < w.input[axis]; };
+    if (inside(0, at.depth + kd * w.dilation[0]) && inside(1, at.height + kh * w.dilation[1]) && inside(2, at.width + kw * w.dilation[2])) return false;
+  }
+  return true;
+}
+
 // The weight gradient is a product whose depth is the positions: grad_output^T [out][position] times the columns.
 // The positions are cut into as many partial sums as the problem (not the machine) asks for, added up in order.
 template <class T>
@@ -71,6 +85,10 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
         for (int64_t o = first; o < last; o++) zero_run(out + o * out_step + k0, k1 - k0);
       for (int64_t q = q0; q < q1; q += DEPTH) {
         const int64_t depth = std::min<int64_t>(DEPTH, q1 - q);
+        if (!in_place && see_padding(w, p.in_channels, q, depth, k0, k1)) {
+          for (int64_t o = first; q == q0 && o < last; o++) zero_run(out + o * out_step + k0, k1 - k0);
+          continue;
+        }
         OutputPosition at(w.output, q);
         for (int64_t j = 0; !in_place && j < depth; j++, at.advance(w.output)) {
           T* to = packed.get() + j * PACKED_STRIDE<T>;

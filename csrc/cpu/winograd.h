@@ -60,14 +60,26 @@ inline WinogradPictures winograd_input_pictures(const Problem& p) {
   return of;
 }
 
-// Whether it takes three fifths of the multiplications, or fewer, with either size of tiles: much of them may jut out of the picture.
+// How many pairs of an output and a tap meet an input, not padding, along one dimension.
+inline int64_t met(int64_t input, int64_t output, int64_t taps, int64_t padding, int64_t dilation) {
+  int64_t pairs = 0;
+  for (int64_t tap = 0; tap < taps; tap++) {
+    const int64_t place = tap * dilation - padding;
+    pairs += std::max<int64_t>(0, std::min(output, input - place) - std::max<int64_t>(0, -place));
+  }
+  return pairs;
+}
+
+// Whether it takes three fifths of the multiplications, or fewer, with either size of tiles: much of them may jut out of the picture, and
+// padding is not multiplied otherwise.
 inline bool winograd_saves(const WinogradPictures& p) {
   const auto products = [&](int64_t outs) {
     const int64_t points = outs + p.taps - 1, down = p.line ? p.out_height : tiles_along(p.out_height, p.dilation_height, outs) * points;
     return down * tiles_along(p.out_width, p.dilation_width, outs) * points;
   };
   const int64_t least = std::min(products(7 - p.taps), products(9 - p.taps));
-  return 5 * least <= 3 * p.out_height * p.out_width * (p.line ? p.taps : p.taps * p.taps);
+  const int64_t down = met(p.in_height, p.out_height, p.line ? 1 : p.taps, p.pad_height, p.dilation_height);
+  return 5 * least <= 3 * down * met(p.in_width, p.out_width, p.taps, p.pad_width, p.dilation_width);
 }
 
 template <class S>
