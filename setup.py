@@ -141,7 +141,7 @@ def extension(toolkit: Toolkit | None) -> Extension:
 
     # Loops that copy short runs would become calls of memmove.
     fast = (
-        ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0", "-fno-tree-loop-distribute-patterns"]
+        ["-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0", "-fno-tree-loop-distribute-patterns"]
     )
     optimize = SANITIZERS + (["-O0", "-g"] if DEBUG else [*fast, "-fno-math-errno", "-ffp-contract=fast"])
     system = [f"-isystem{path}" for path in include_paths()]  # warnings are about our files, not torch's
