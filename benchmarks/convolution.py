@@ -1,5 +1,6 @@
 """One convolution layer as something to time: its forward pass and both gradients, by torch and by torchconv."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,15 @@ from torchconv import functional
 from torchconv.autograd import ConvGeometry, conv, conv_input, conv_weight
 
 PASSES = ("forward", "input", "weight")  # the forward pass, the gradient in the input, the gradient in the weight
-
 Pair = tuple[int, int]
 Pass = Callable[[], Tensor]
+
+
+def add_passes(options: argparse.ArgumentParser) -> None:
+    """The option that picks some of them."""
+    options.add_argument(
+        "--passes", nargs="+", default=list(PASSES), choices=PASSES, metavar="PASS", help="%(default)s"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from command import parser, run
-from convolution import PASSES, Layer, sides
+from convolution import PASSES, Layer, add_passes, sides
 from models import GRID, MODELS, layers_of
 from record import Record
 from side_by_side import FOUR, Table, alternate, four, geometric_mean, greatest_difference, speedup
@@ -94,9 +94,7 @@ def main() -> int:
         "--size", type=int, nargs="+", default=[224], help="height and width of pictures (%(default)s)"
     )
     options.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (%(default)s)")
-    options.add_argument(
-        "--passes", nargs="+", default=list(PASSES), choices=PASSES, metavar="PASS", help="%(default)s"
-    )
+    add_passes(options)
     with torch.no_grad():
         return run(options, job)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from command import parser, run
-from convolution import PASSES
+from convolution import add_passes
 from models import torchvision_models
 from record import Record
 from side_by_side import FOUR, Table, alternate, four, geometric_mean, greatest_difference, speedup
@@ -73,7 +73,7 @@ def video(name: str, _: int) -> list[Layer]:
     def note(module: nn.Conv3d, inputs: tuple[Tensor], _: Tensor) -> None:
         channels, *size = inputs[0].shape[1:]
         geometry = module.kernel_size, module.stride, module.padding, module.dilation
-        found[Layer(channels, module.out_channels, tuple(size), *geometry)] = None  # type: ignore[arg-type]
+        found[Layer(channels, module.out_channels, tuple(size), *geometry)] = None  # type: ignore[arg-type]  # of three
 
     with torch.device("meta"):
         network = getattr(torchvision_models.video, name)(weights=None).eval()
@@ -159,9 +159,7 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NETWORK")
     options.add_argument("--size", type=int, default=32, help="of the cube that the U-Net sees (%(default)s)")
-    options.add_argument(
-        "--passes", nargs="+", default=list(PASSES), choices=PASSES, metavar="PASS", help="%(default)s"
-    )
+    add_passes(options)
     with torch.no_grad():
         return run(options, job)
 

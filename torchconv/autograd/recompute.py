@@ -23,7 +23,8 @@ class Origin(NamedTuple):
 
 def remember(output: Tensor, compute: Callable[..., Tensor], operands: Operands) -> None:
     """Say of an output that `compute`, which is differentiable, gives it again, of a batch or of a part of one."""
-    output.torchconv_origin = Origin(compute, operands, _versions(output, operands))  # type: ignore[attr-defined]
+    found = Origin(compute, operands, _versions(output, operands))
+    output.torchconv_origin = found  # type: ignore[attr-defined]  # which torch's stubs have no word for
 
 
 def origin(tensor: Tensor) -> Origin | None:
