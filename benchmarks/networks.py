@@ -1,6 +1,7 @@
 """Whole networks: inference, training steps and a style-transfer step, torch.nn beside torchconv.convert(the same).
 
-Inference and the style step run on fused layers (`fuse=True`), the steps of training on the same layers one by one.
+Inference and the style step run on fused layers (`fuse=True`), inference with packed weights (`pack_weights=True`), the
+steps of training on the same layers one by one.
 A training step is the forward pass, cross-entropy, the backward pass and SGD's update; "backward" is that without the
 update; "per-sample" is the gradient of each picture's own loss, by torch.func. The style step is VGG-19 to relu5_1,
 content and Gram losses, and the backward pass to the picture, as torchconv.style computes them; the torch side is the
@@ -30,13 +31,13 @@ Calls = dict[str, Callable[[], Tensor]]
 CLASSES = 10
 
 
-def both(network: nn.Module, inputs: Tensor, fuse: bool = False) -> dict[str, tuple[nn.Module, Tensor]]:
+def both(network: nn.Module, inputs: Tensor, **options: bool) -> dict[str, tuple[nn.Module, Tensor]]:
     """Copies of a network on both sides, and its input, in both memory formats."""
     copies = {}
     for side in SIDES:
         library, layout = side.split()
         copy = deepcopy(network).to(memory_format=FORMATS[layout])
-        copy = torchconv.convert(copy, fuse=fuse) if library == "torchconv" else torchconv.revert(copy)
+        copy = torchconv.convert(copy, **options) if library == "torchconv" else torchconv.revert(copy)
         copies[side] = copy, inputs.contiguous(memory_format=FORMATS[layout])
     return copies
 
@@ -48,7 +49,9 @@ def infer(network: nn.Module, inputs: Tensor) -> Tensor:
 
 def forward(network: nn.Module, inputs: Tensor) -> Calls:
     """The forward pass."""
-    return {side: partial(infer, *copies) for side, copies in both(network, inputs, fuse=True).items()}
+    return {
+        side: partial(infer, *copies) for side, copies in both(network, inputs, fuse=True, pack_weights=True).items()
+    }
 
 
 def inference(model: str, batch: int, size: int) -> Calls:

@@ -35,6 +35,7 @@ struct WeightView {
   const T* data;
   int64_t start, in_step, out_step, group_step;
   Extent step;
+  const T* packed = nullptr;  // the same as the kernels' own panels (cpu/packed_weight.h), where these are kept
 };
 
 // A convolution as a gather: channels-last `input`, and for each position of the window one row of output channels

@@ -9,12 +9,14 @@
 
 STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("conv(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-        "str algorithm, bool channels_last) -> Tensor");
+        "str algorithm, bool channels_last, Tensor? packed=None) -> Tensor");
+  m.def("pack_weight(Tensor weight, int groups) -> Tensor");
   m.def("conv_input(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, int[] padding, int[] dilation, "
         "int groups, str algorithm, bool channels_last) -> Tensor");
   m.def("conv_weight(Tensor input, Tensor grad_output, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, "
         "int groups, str algorithm, bool channels_last) -> Tensor");
-  m.def("winograd_block(Tensor input, Tensor weight, Tensor? bias, int[] padding, bool pool, bool save) -> (Tensor, Tensor, Tensor)");
+  m.def("winograd_block(Tensor input, Tensor weight, Tensor? bias, int[] padding, bool pool, bool save, Tensor? packed=None) "
+        "-> (Tensor, Tensor, Tensor)");
   m.def("winograd_block_input(Tensor grad_output, Tensor kept, Tensor weight, SymInt[] input_size, int[] padding) -> Tensor");
   m.def("im2col(Tensor input, int[] kernel_size, int[] stride, int[] padding, int[] dilation) -> Tensor");
   m.def("col2im(Tensor columns, SymInt[] output_size, int[] kernel_size, int[] stride, int[] padding, int[] dilation) -> Tensor");

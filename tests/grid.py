@@ -191,6 +191,15 @@ WINOGRAD_LINES: dict[str, ConvProblem] = {
 }
 
 
+def expected_panels(weight: Tensor, groups: int, columns: int) -> Tensor:
+    """What pack_weight gives: [group][panel][tap and input channel][column], zeros behind the last output channel."""
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    panels = -(-outputs // columns)
+    padded = weight.new_zeros(groups, panels * columns, inputs, prod(weight.shape[2:]))
+    padded[:, :outputs] = weight.reshape(groups, outputs, *padded.shape[2:])
+    return padded.unflatten(1, (panels, columns)).permute(0, 1, 4, 3, 2).flatten(2, 3)
+
+
 def rounds_every_sum(dtype: torch.dtype, algorithm: str) -> bool:
     """Whether col2im and pooling's scatter add in a 16-bit type itself, as torch does; the kernels add in float32."""
     return dtype.itemsize == 2 and (algorithm == "reference" or not _extension.LOADED)

@@ -20,6 +20,7 @@ from typing import Any
 import grid_library
 import torch
 import winograd_pieces
+from grid import expected_panels
 from torch import Tensor
 
 from torchconv import reference
@@ -97,7 +98,8 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
     parts = [choose.choice((1, 2, 3, 7)) for _ in range(rank)]
     columns = torch.randn(batch, channels * taps, torch.Size(output).numel(), dtype=dtype)
     calls: dict[str, list[Any]] = {
-        "conv": [input, weight, bias, *move, groups, algorithm, last],
+        "conv": [input, weight, bias, *move, groups, algorithm, last, packed(weight, groups, choose)],
+        "pack_weight": [weight, groups],
         "conv_input": [result, weight, size, *move, groups, algorithm, last],
         "conv_weight": [input, result, kernel, *move, groups, algorithm, last],
         "im2col": [input, kernel, *move],
@@ -114,6 +116,10 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
         "adaptive_max_pool": [input, parts, last],
     }
     return calls[op]
+
+
+def packed(weight: Tensor, groups: int, choose: random.Random) -> Tensor | None:
+    return choose.choice((None, None, torch.ops.torchconv.pack_weight(weight, groups)))
 
 
 def valid_block(op: str, choose: random.Random) -> list[Any]:
@@ -134,7 +140,8 @@ def valid_block(op: str, choose: random.Random) -> list[Any]:
     )
     if op == "winograd_block":
         bias = choose.choice((None, torch.randn(outputs, dtype=dtype)))
-        return [image([batch, channels, *size], dtype, choose), weight, bias, padding, pool, save]
+        blocks = image([batch, channels, *size], dtype, choose)
+        return [blocks, weight, bias, padding, pool, save, packed(weight, 1, choose)]
     positions = torch.randint(0, 6, grad_output.shape).to(torch.uint8)  # of which two are none
     signs = torch.randint(-(2**63), 2**63 - 1, (-(-grad_output.numel() // 64),))
     return [grad_output, positions if pool else signs, weight, size, padding]
@@ -199,6 +206,15 @@ def compare(op: str, args: list[Any], result: Any) -> None:
         return  # its bias would be added a second time
     if any(prod(max(n, 1) for n in t.shape) > 100_000 for t in tensors):
         return
+    if op == "pack_weight":
+        torch.testing.assert_close(result, expected_panels(*args, result.shape[-1]), rtol=0, atol=0)
+        return
+    if op in ("conv", "winograd_block"):
+        panels, weight = args.pop(), args[1]
+        if panels is not None and (panels.dim() != 4 or panels.numel() == 0 or panels.dtype != weight.dtype):
+            return  # of an output without elements, where they aren't looked at
+        if panels is not None and not torch.equal(panels, expected_panels(weight, len(panels), panels.shape[-1])):
+            return  # those of another weight
     # The kernels add 16-bit values up in float32, and the reference in what it gets.
     args = [a.double() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
     if op.startswith("winograd_block"):

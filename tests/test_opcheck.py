@@ -37,6 +37,8 @@ def last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=ops.memory_format_of(tensor.dim(), True))
 
 
+PANELS = torch.ops.torchconv.pack_weight(filled((6, 2, 3, 2)), 2) if ops.isa() else torch.empty(0)
+
 CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "conv": ("conv", (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), filled((6,)), *CONV, "auto", False)),
     "conv_no_bias": ("conv", (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "im2col", False)),
@@ -46,6 +48,12 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "conv_3d": ("conv", (filled((2, 3, 5, 6, 4)), filled((6, 3, 3, 2, 2)), None, *CONV_3D, "auto", False)),
     "conv_3d_channels_last": ("conv", (filled((2, 3, 5, 6, 4)), filled((6, 3, 3, 2, 2)), None, *CONV_3D, "auto", True)),
     "conv_no_batch_at_all": ("conv", (filled((0, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "auto", False)),
+    "conv_packed": (
+        "conv",
+        (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "im2col", False, PANELS),
+    ),
+    "pack_weight": ("pack_weight", (filled((70, 2, 3, 2), torch.float32), 2)),
+    "pack_weight_1d": ("pack_weight", (filled((7, 2, 3)).mT.contiguous().mT, 1)),
     "conv_input": ("conv_input", (filled((2, 6, 3, 9)), filled((6, 2, 3, 2)), [6, 7], *CONV, "auto", False)),
     "conv_input_channels_last": (
         "conv_input",
@@ -169,12 +177,13 @@ def test_calls_leave_nothing_on_the_heap(name: str) -> None:
     op, args = CALLS.get(name, (name, ()))
     args = {"empty": ([2, 4, 6, 7], torch.float32, True), "set_isa": (ops.isa(),)}.get(name, args)
     call = getattr(torch.ops.torchconv, op)
-    for times in (100, 400):
+    left = []
+    for times in (100, 400, 400, 400):
         before = LIBC.mallinfo2().in_use
         for _ in range(times):
             call(*args)
-        left = LIBC.mallinfo2().in_use - before
-    assert left < 400 * 8
+        left.append(LIBC.mallinfo2().in_use - before)
+    assert min(left[1:]) < 400 * 8  # what is allocated once, by whomever, is in one of them
 
 
 @pytest.mark.parametrize("name", CONV_PROBLEMS)

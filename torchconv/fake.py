@@ -41,9 +41,17 @@ def col2im(columns, output_size, kernel_size, stride, padding, dilation):
 
 
 @torch.library.register_fake("torchconv::conv")
-def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last):
+def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last, packed=None):
     size = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     return empty(input, [input.shape[0], weight.shape[0], *size], channels_last)
+
+
+@torch.library.register_fake("torchconv::pack_weight")
+def pack_weight(weight, groups):
+    vector = {"avx512": 64, "avx2": 32}.get(torch.ops.torchconv.isa(), 16)  # bytes; a panel has two of them
+    columns = 2 * vector // weight.element_size()
+    outputs = weight.shape[0] // groups
+    return empty(weight, [groups, -(-outputs // columns), weight[0].numel(), columns])
 
 
 @torch.library.register_fake("torchconv::conv_input")
@@ -57,7 +65,7 @@ def conv_weight(input, grad_output, kernel_size, stride, padding, dilation, grou
 
 
 @torch.library.register_fake("torchconv::winograd_block")
-def winograd_block(input, weight, bias, padding, pool, save):
+def winograd_block(input, weight, bias, padding, pool, save, packed=None):
     spatial = output_size(input.shape[2:], weight.shape[2:], (1, 1), padding, (1, 1))
     size = [input.shape[0], weight.shape[0], *(count // 2 if pool else count for count in spatial)]
     signs = empty(input, [(prod(size) + 63) // 64 if save else 0], False, torch.int64)

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from torchconv import nn
+from torchconv import nn, packing
 from torchconv.dataflow import HOOKS, dataflow
 from torchconv.layer_class import assign_class
 
@@ -92,6 +92,7 @@ class Fusion:
             if type(folded[0]) is not Tensor:
                 return folded
             self._folded = state, folded
+            packing.pass_on(weight, folded[0])
         return self._folded[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchconv import _extension, reference
+from torchconv import _extension, packing, reference
 
 Ints = Sequence[int]
 
@@ -93,6 +93,7 @@ def set_isa(name: str) -> None:
     if not _extension.LOADED:
         raise RuntimeError(f"instruction set {name!r} can't be set: no compiled extension ({_extension.REASON})")
     torch.ops.torchconv.set_isa(name)
+    packing.forget()
 
 
 def empty(like: Tensor, size: Ints, channels_last: bool) -> Tensor:
@@ -203,10 +204,20 @@ def conv(
         return wide.to(input.dtype)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     if _compiled(input, algorithm, "convolutions"):
-        return _kernels.conv.default(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last)
+        args = (stride, padding, dilation, groups, algorithm, channels_last)
+        return _kernels.conv.default(input, weight, bias, *args, _packed(input, weight, groups))
     return _in_format(
         _full_precision(reference.conv, input, weight, bias, stride, padding, dilation, groups), channels_last
     )
+
+
+def _packed(input: Tensor, weight: Tensor, groups: int) -> Tensor | None:
+    """The weight's panels, if they are kept and there are kernels that multiply with them."""
+    if not packing.in_use() or weight.dtype not in _REAL:
+        return None
+    depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
+    in_place = prod(weight.shape[2:]) == 1 and not is_channels_last(input)
+    return None if depthwise or in_place else packing.panels(weight, groups)
 
 
 def conv_input(
@@ -388,7 +399,7 @@ def winograd_block(
     Returns:
         the output, channels-last; its signs; the positions. The last two are empty unless `save`.
     """
-    return _kernels.winograd_block.default(input, weight, bias, padding, pool, save)
+    return _kernels.winograd_block.default(input, weight, bias, padding, pool, save, _packed(input, weight, 1))
 
 
 def winograd_block_input(grad_output: Tensor, kept: Tensor, weight: Tensor, input_size: Ints, padding: Ints) -> Tensor:

@@ -35,7 +35,7 @@ namespace TORCHCONV_ISA {
 
 template <class T>
 constexpr ConvKernels<T> conv_table() {
-  return {gather_conv<T>, weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
+  return {gather_conv<T>, pack_weight<T>, TILE_COLUMNS<T>, weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
           row_weight_grad_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>, plane_conv<T>, plane_weight_grad<T>, planes_serve<T, GatherConv>, planes_serve<T, WeightGrad>, transpose<T>};
 }
 

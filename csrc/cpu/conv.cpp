@@ -1,6 +1,7 @@
 // The three bilinear maps of convolution. Kernels work on channels-last activations; others are transposed on the way.
 #include "../ops/conv.h"
 #include "cpu.h"
+#include "packed_weight.h"
 #include "scratch.h"
 #include "winograd.h"
 
@@ -160,7 +161,7 @@ struct NarrowConv {
 struct CpuConv : Cpu {
   using Cpu::Cpu;
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& bias, const Tensor& output);
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output);
   static void conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
                          const Tensor& grad_input);
   static void conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
@@ -170,7 +171,8 @@ struct CpuConv : Cpu {
 bool is_narrow(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Half; }
 
 void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& bias, const Tensor& output) {
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output) {
+  TORCHCONV_CHECK(!packed || !is_narrow(input), op, ": packed is for float32 and float64");
   if (is_narrow(input))
     return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, output); });
   dispatch<float, double>(op, input, [&](auto zero) {
@@ -180,6 +182,8 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     const Trimmed trimmed(p);
     const Window& w = trimmed.problem.window;
     GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, trimmed.view<T>(weight), shift, nullptr};
+    const T* const panels = packed_weight<T>(op, p, packed);
+    if (w.kernel == p.window.kernel) gather.weight.packed = panels;
     const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
     if (!winograd && kernel.row_conv_serves(gather)) return kernel.row_conv(gather, activations<const T>(input), activations<T>(output));
     if (!winograd && kernel.plane_conv_serves(gather, is_channels_last(input)))
@@ -190,10 +194,13 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     const ChannelsLastResult<T> to(output);
     gather.input = from.data();
     gather.output = to.data();
-    if (winograd)
-      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, weight_view<T>(p, weight), shift, gather.output));
-    else
+    if (winograd) {
+      WeightView<T> view = weight_view<T>(p, weight);
+      view.packed = panels;
+      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, view, shift, gather.output));
+    } else {
       kernel.gather_conv({gather});
+    }
     to.finish();
   });
 }
@@ -313,7 +320,7 @@ void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Pro
     }
   }
   const Tensor wide_output = wide_like(output, !output.is_contiguous());
-  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, wide_bias, wide_output);
+  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, std::nullopt, wide_bias, wide_output);
   narrow(wide_output, output);
 }
 
@@ -362,11 +369,31 @@ void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, co
   narrow(wide, grad_weight);
 }
 
+// A weight's panels, for `conv` and `winograd_block`.
+Tensor pack_weight(Tensor weight, int64_t groups) {
+  const char* op = "pack_weight";
+  const Cpu device(op, "weight", weight);
+  const int64_t rank = spatial_rank(op, "weight", weight), in_channels = checked_volume(op, {weight.size(1), groups});
+  const Ints kernel = kernel_sizes(op, weight), ones(rank, 1), none(rank, 0);
+  const Problem p = problem(op, rank, 1, in_channels, weight.size(0), groups, spatial_sizes(op, "weight", weight), kernel, ones, none, ones);
+  Tensor packed;
+  dispatch<float, double>(op, weight, [&](auto zero) {
+    using T = decltype(zero);
+    packed = empty(weight, packed_sizes<T>(p), false);
+    if (packed.numel() == 0) return;
+    std::get<ConvKernels<T>>(kernels()).pack_weight(
+        {1, p.groups, p.in, p.out, p.window, p.window.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<T>(p, weight), nullptr, nullptr},
+        static_cast<T*>(packed.data_ptr()));
+  });
+  return packed;
+}
+
 }  // namespace
 }  // namespace torchconv
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("conv", TORCH_BOX(&torchconv::conv<torchconv::CpuConv>));
+  m.impl("pack_weight", TORCH_BOX(&torchconv::pack_weight));
   m.impl("conv_input", TORCH_BOX(&torchconv::conv_input<torchconv::CpuConv>));
   m.impl("conv_weight", TORCH_BOX(&torchconv::conv_weight<torchconv::CpuConv>));
 }

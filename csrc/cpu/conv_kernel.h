@@ -44,22 +44,40 @@ int64_t depth_at_a_time(const Panels<T>& panels) {
 }
 
 // A weight as the panels of B: for each group, each block of `step` rows of the column matrix, and each panel,
-// [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one.
+// [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one. Where they are kept from call to call,
+// each panel has all of its blocks one after the other, as many rows as there may be.
 template <class T>
 struct PackedWeight {
-  int64_t depth, step, blocks, panels, group_step;
-  Scratch<T> data;
+  static constexpr int64_t N = TILE_COLUMNS<T>;
+  int64_t depth, step, blocks, panels, panel_step, block_step, group_step;
+  std::optional<Scratch<T>> own;
+  const T* data;
 
   PackedWeight(int64_t rows, int64_t at_a_time, int64_t groups, int64_t panel_count)
       : depth(rows),
         step(at_a_time),
         blocks(std::max<int64_t>(1, ceil_div(depth, step))),  // with no depth at all, one block that stores the bias
         panels(panel_count),
-        group_step(apart<T>(blocks * panels * panel_step())),
-        data(groups * group_step) {}
+        panel_step(step * N),
+        block_step(panels * panel_step),
+        group_step(apart<T>(blocks * block_step)),
+        own(std::in_place, groups * group_step),
+        data(own->get()) {}
+  PackedWeight(const T* kept, int64_t rows, int64_t at_a_time, int64_t panel_count)
+      : depth(rows),
+        step(at_a_time),
+        blocks(ceil_div(depth, step)),
+        panels(panel_count),
+        panel_step(depth * N),
+        block_step(step * N),
+        group_step(panels * panel_step),
+        data(kept) {}
 
-  int64_t panel_step() const { return step * TILE_COLUMNS<T>; }
-  T* panel(int64_t group, int64_t block, int64_t panel) const { return data.get() + group * group_step + (block * panels + panel) * panel_step(); }
+  const T* panel(int64_t group, int64_t block, int64_t panel) const { return data + place(group, block, panel); }
+  T* room(int64_t group, int64_t block, int64_t panel) const { return own->get() + place(group, block, panel); }
+
+ private:
+  int64_t place(int64_t group, int64_t block, int64_t panel) const { return group * group_step + block * block_step + panel * panel_step; }
 };
 
 // The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
@@ -132,12 +150,27 @@ template <class T>
 std::vector<PackedWeight<T>> pack_weights(const std::vector<Panels<T>>& phases) {
   constexpr int64_t N = TILE_COLUMNS<T>;
   std::vector<PackedWeight<T>> packed;
+  if (phases.size() == 1 && phases[0].p.weight.packed != nullptr) {
+    packed.emplace_back(phases[0].p.weight.packed, phases[0].depth, depth_at_a_time(phases[0]), phases[0].count);
+    return packed;
+  }
   for (const auto& phase : phases) packed.emplace_back(phase.depth, depth_at_a_time(phase), phase.p.groups, phase.count);
   Phases<T>(phases).pack_all([&](size_t phase, int64_t group, int64_t panel, int64_t k, const T* row) __attribute__((always_inline)) {
     const int64_t step = packed[phase].step;
-    copy_run(row, packed[phase].panel(group, k / step, panel) + k % step * N, N);
+    copy_run(row, packed[phase].room(group, k / step, panel) + k % step * N, N);
   });
   return packed;
+}
+
+// Panels to keep: [group][panel][depth][TILE_COLUMNS].
+template <class T>
+void pack_weight(const GatherConv<T>& p, T* to) {
+  constexpr int64_t N = TILE_COLUMNS<T>;
+  const Phases<T> filters({Panels<T>(p)});
+  const Panels<T>& panels = filters.panels[0];
+  filters.pack_all([&](size_t, int64_t group, int64_t panel, int64_t k, const T* row) __attribute__((always_inline)) {
+    copy_run(row, to + ((group * panels.count + panel) * panels.depth + k) * N, N);
+  });
 }
 
 // Where the outputs of `count` positions lie, from position `first` on.
@@ -182,7 +215,7 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
               continue;
             }
             const auto multiply = packed ? tile_of<T, LayoutA::packed>(tile.rows, columns, far) : tile_of<T, LayoutA::rows>(tile.rows, columns, far);
-            multiply(end - begin, row_of(tile), distance, b, N, weight.panel_step(), c, columns, begin == 0 ? start : nullptr, 0);
+            multiply(end - begin, row_of(tile), distance, b, N, weight.panel_step, c, columns, begin == 0 ? start : nullptr, 0);
             far = false;
           }
         }
@@ -320,7 +353,7 @@ void gather_conv(const std::vector<GatherConv<T>>& phases) {
       dot::conv(p);
     else if (weights_in_place(p))
       gather_in_place(p);
-    else if (phases.size() == 1 && total <= FEW_POSITIONS && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels))
+    else if (phases.size() == 1 && total <= FEW_POSITIONS && p.weight.packed == nullptr && p.in_channels > 0 && columns_in_place<T>(p.window, p.groups * p.in_channels))
       gather_by_panels(p);
     else
       by_blocks.emplace_back(p);

@@ -56,6 +56,9 @@ using Transpose = void (*)(int64_t batch, int64_t rows, int64_t columns, const T
 template <class T>
 struct ConvKernels {
   void (*gather_conv)(const std::vector<GatherConv<T>>& phases);
+  // A weight as the panels that this and Winograd's multiply with, and how many output channels one has.
+  void (*pack_weight)(const GatherConv<T>&, T* panels);
+  int64_t panel_columns;
   void (*weight_grad)(const WeightGrad<T>&);
   // The same two for few input channels, of activations as they are; and whether that is faster.
   void (*row_conv)(const GatherConv<T>&, const Activations<const T>& input, const Activations<T>& output);

@@ -1,6 +1,7 @@
 // The kernels for any processor: 16-byte vectors (SSE2 on x86-64, NEON on 64-bit Arm).
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <type_traits>
 #include <utility>
 

@@ -3,6 +3,7 @@
 #include "../ops/conv.h"
 #include "../ops/rectify.h"
 #include "cpu.h"
+#include "packed_weight.h"
 #include "winograd.h"
 
 namespace torchconv {
@@ -31,7 +32,8 @@ Extent pooled_size(const char* op, const Extent& size) {
   return {1, size[1] / POOL, size[2] / POOL};
 }
 
-std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints padding, bool pool, bool save) {
+std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints padding, bool pool, bool save,
+                                                  std::optional<Tensor> packed) {
   const char* op = "winograd_block";
   const Cpu device(op, "input", input);
   device.expect("weight", weight);
@@ -55,7 +57,9 @@ std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, s
   if (save) static_cast<int64_t*>(signs.data_ptr())[signs.numel() - 1] = 0;  // the bits beyond the last element
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
-    auto conv = winograd_conv(p, static_cast<const T*>(input.data_ptr()), weight_view<T>(p, weight),
+    WeightView<T> view = weight_view<T>(p, weight);
+    view.packed = packed_weight<T>(op, p, packed);
+    auto conv = winograd_conv(p, static_cast<const T*>(input.data_ptr()), view,
                               bias ? static_cast<const T*>(bias->data_ptr()) : nullptr, static_cast<T*>(output.data_ptr()));
     conv.pooled = pool;
     conv.rectified = true;

@@ -21,19 +21,22 @@ void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_
   const Filters<T> filters(view, {1, F::Y::TAPS, F::X::TAPS}, 0, p.in_channels);
   T chunk[CHUNK][F::TAPS][N];
   if (columns < N) std::memset(chunk, 0, sizeof chunk);
+  const bool kept = p.weight.packed != nullptr;
+  const T* const panel = p.weight.packed + ((first / N * p.kernel_depth + tap) * F::TAPS * p.in_channels + channel) * N;  // if it is kept
+  const int64_t tap_step = kept ? p.in_channels * N : N;
   for (int64_t k = 0; k < depth; k++) {
-    if (k % CHUNK == 0) {
+    if (!kept && k % CHUNK == 0) {
       filters.read(channel + k, std::min(CHUNK, depth - k), first, columns, chunk[0][0], N);
       if (k + CHUNK < depth) filters.prefetch(channel + k + CHUNK, std::min(CHUNK, depth - k - CHUNK), first, columns);
     }
-    const auto& taps = chunk[k % CHUNK];
+    const T* const taps = kept ? panel + k * N : chunk[k % CHUNK][0];
     for (int64_t o = 0; o < N; o += L) {
       vec<T> rows[F::Y::IN][F::X::TAPS];  // G g, then times G^T
 #pragma GCC unroll 5
       for (int x = 0; x < F::X::TAPS; x++) {
         vec<T> g[F::Y::TAPS], column[F::Y::IN];
 #pragma GCC unroll 5
-        for (int y = 0; y < F::Y::TAPS; y++) g[y] = load(&taps[y * F::X::TAPS + x][o]);
+        for (int y = 0; y < F::Y::TAPS; y++) g[y] = load(taps + (y * F::X::TAPS + x) * tap_step + o);
         F::Y::template weight<T>(g, column);
 #pragma GCC unroll 8
         for (int y = 0; y < F::Y::IN; y++) rows[y][x] = column[y];
@@ -81,7 +84,7 @@ void conv_by_tiles(const WinogradConv<S>& p, const Tiles<F, S>& all) {
   torch::stable::parallel_for(0, weight.blocks * weight.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t block = i / weight.panels, panel = i % weight.panels;
-      weight_panel<F>(p, block / of_tap, channel_of(block), depth_of(block), panel * N, weight.panel(0, block, panel), weight.group_step);
+      weight_panel<F>(p, block / of_tap, channel_of(block), depth_of(block), panel * N, weight.room(0, block, panel), weight.group_step);
     }
   });
   const int64_t width = weight.panels * N;

@@ -258,8 +258,9 @@ struct GpuConv : Gpu {
   using Gpu::Gpu;
 
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& bias, const Tensor& output) {
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output) {
     expect_algorithm(op, algorithm);
+    TORCHCONV_CHECK(!packed, op, ": packed is for the CPU");
     const NoGrad guard;
     dispatch_conv(op, input, [&](auto zero) {
       using T = decltype(zero);

@@ -40,7 +40,7 @@ Activations<T> activations(const Tensor& t) {
 
 template <class Device>
 Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
-            Text algorithm, bool channels_last) {
+            Text algorithm, bool channels_last, std::optional<Tensor> packed) {
   const char* op = "conv";
   const Device device(op, "input", input);
   device.expect("weight", weight);
@@ -58,7 +58,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
   expect_format(op, p.output_sizes(), channels_last);
   Tensor output = empty(input, p.output_sizes(), channels_last);
   if (output.numel() == 0) return output;
-  Device::conv(op, algorithm, p, input, weight, bias, output);
+  Device::conv(op, algorithm, p, input, weight, packed, bias, output);
   return output;
 }
 
