@@ -20,6 +20,7 @@ from grid import (
     filled,
 )
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import torchconv
@@ -189,6 +190,14 @@ def set_data(model: Any) -> None:
     model[2].weight.data = 2 * model[2].weight.data
 
 
+def cut(model: Any) -> None:
+    model[7].weight.data = model[7].weight.data[:, :, :2, 1:]  # a kernel of 2x2, where the other lay
+
+
+def turned(model: Any) -> None:
+    model[7].weight.data = model[7].weight.data.mT
+
+
 def rounded(model: Any) -> None:
     model.bfloat16().float()
 
@@ -197,7 +206,7 @@ def to_other_format(model: Any) -> None:
     model.to(memory_format=torch.contiguous_format)
 
 
-CHANGES = [changed_in_place, stepped, loaded, exchanged, set_data, rounded, to_other_format]
+CHANGES = [changed_in_place, stepped, loaded, exchanged, set_data, cut, turned, rounded, to_other_format]
 
 
 @pytest.mark.parametrize("fuse", [False, True])
@@ -288,6 +297,32 @@ def test_compiled_and_transformed_models_do_without() -> None:
         assert_close(each, plain(pictures), rtol=1e-4, atol=1e-4)
         program = torch.export.export(model, (pictures,))
         assert_close(program.module()(pictures), plain(pictures), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer has some for each size that it meets
+def test_traced_models_follow_a_change() -> None:
+    model, plain, pictures = converted()
+    for _ in range(2):
+        check(model, plain, pictures)
+    with torch.no_grad():
+        traces = [torch.jit.trace(model, (pictures,)), make_fx(model)(pictures)]
+    changed_in_place(model)
+    changed_in_place(plain)
+    with torch.no_grad():
+        for trace in traces:
+            assert_close(trace(pictures), plain(pictures), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_of_two_layers_with_different_groups() -> None:
+    one, two = nn.Conv2d(8, 12, 3), nn.Conv2d(16, 12, 3, groups=2)
+    two.weight = one.weight
+    model = torchconv.convert(nn.ModuleList([one, two]), pack_weights=True)
+    inputs = [filled((1, channels, 7, 7), torch.float32) for channels in (8, 16)]
+    with torch.no_grad():
+        for _ in range(3):
+            for layer, x in zip(model, inputs, strict=True):
+                expected = nn.functional.conv2d(x, layer.weight, layer.bias, groups=layer.groups)
+                assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_other_types_do_without() -> None:

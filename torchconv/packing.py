@@ -50,8 +50,13 @@ def forget() -> None:
 
 
 def in_use() -> bool:
-    """Whether there may be panels of any weight."""
-    return not torch.compiler.is_compiling() and len(_weights) > 0
+    """Whether there may be panels of any weight: not where calls are traced, to be repeated when it has changed."""
+    return (
+        not torch.compiler.is_compiling()
+        and len(_weights) > 0
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def panels(weight: Tensor, groups: int) -> Tensor | None:
@@ -65,10 +70,18 @@ def panels(weight: Tensor, groups: int) -> Tensor | None:
     if not weight.is_cpu:
         _weights[weight] = None
         return None
-    if kept is not None and kept.version == weight._version and kept.values.data_ptr() == weight.data_ptr():
-        if kept.panels is None:
-            kept = kept._replace(panels=torch.ops.torchconv.pack_weight.default(weight.detach(), groups))
-            _weights[weight] = kept
-        return kept.panels
-    _weights[weight] = _Kept(weight._version, weight.detach(), None)
-    return None
+    if kept is None or kept.version != weight._version or not _same(kept.values, weight):
+        _weights[weight] = _Kept(weight._version, weight.detach(), None)
+        return None
+    packed = kept.panels
+    if packed is None:
+        packed = torch.ops.torchconv.pack_weight.default(weight.detach(), groups)
+        _weights[weight] = kept._replace(panels=packed)
+    return packed if packed.shape[0] == groups else None
+
+
+def _same(values: Tensor, weight: Tensor) -> bool:
+    """Whether these are the same elements, in the same places."""
+    return (
+        values.data_ptr() == weight.data_ptr() and values.shape == weight.shape and values.stride() == weight.stride()
+    )
