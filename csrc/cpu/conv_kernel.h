@@ -44,8 +44,8 @@ int64_t depth_at_a_time(const Panels<T>& panels) {
 }
 
 // A weight as the panels of B: for each group, each block of `step` rows of the column matrix, and each panel,
-// [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one. Where they are kept from call to call,
-// each panel has all of its blocks one after the other, as many rows as there may be.
+// [depth][TILE_COLUMNS], filled up with zeros. Every panel takes the room of a full one. Panels that are kept
+// (packed_weight.h) have all of their rows one after the other, so that blocks may be of any size.
 template <class T>
 struct PackedWeight {
   static constexpr int64_t N = TILE_COLUMNS<T>;

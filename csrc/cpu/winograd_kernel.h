@@ -9,7 +9,7 @@ namespace winograd {
 // Tiles of a block, at least and at most.
 constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * TILE_ROWS;
 
-// G g G^T at one tap of the kernel's depth, for `depth` input channels from `channel` on and one panel of output channels from `first` on,
+// G g G^T at one tap of the kernel's depth, of the weight or of its panels where these are kept, for `depth` input channels from `channel` on and one panel of output channels from `first` on,
 // filled up with zeros. Point i goes to to + i * step, as [depth][TILE_COLUMNS].
 template <class F, class S>
 void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
@@ -21,15 +21,15 @@ void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_
   const Filters<T> filters(view, {1, F::Y::TAPS, F::X::TAPS}, 0, p.in_channels);
   T chunk[CHUNK][F::TAPS][N];
   if (columns < N) std::memset(chunk, 0, sizeof chunk);
-  const bool kept = p.weight.packed != nullptr;
-  const T* const panel = p.weight.packed + ((first / N * p.kernel_depth + tap) * F::TAPS * p.in_channels + channel) * N;  // if it is kept
-  const int64_t tap_step = kept ? p.in_channels * N : N;
+  const T* kept = p.weight.packed;
+  if (kept != nullptr) kept += ((first / N * p.kernel_depth + tap) * F::TAPS * p.in_channels + channel) * N;
+  const int64_t tap_step = kept == nullptr ? N : p.in_channels * N;
   for (int64_t k = 0; k < depth; k++) {
-    if (!kept && k % CHUNK == 0) {
+    if (kept == nullptr && k % CHUNK == 0) {
       filters.read(channel + k, std::min(CHUNK, depth - k), first, columns, chunk[0][0], N);
       if (k + CHUNK < depth) filters.prefetch(channel + k + CHUNK, std::min(CHUNK, depth - k - CHUNK), first, columns);
     }
-    const T* const taps = kept ? panel + k * N : chunk[k % CHUNK][0];
+    const T* const taps = kept == nullptr ? chunk[k % CHUNK][0] : kept + k * N;
     for (int64_t o = 0; o < N; o += L) {
       vec<T> rows[F::Y::IN][F::X::TAPS];  // G g, then times G^T
 #pragma GCC unroll 5
