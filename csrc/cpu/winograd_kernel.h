@@ -9,8 +9,8 @@ namespace winograd {
 // Tiles of a block, at least and at most.
 constexpr int64_t LEAST_BLOCK = 14 / TILE_ROWS * TILE_ROWS, LARGEST_BLOCK = 4 * TILE_ROWS;
 
-// G g G^T at one tap of the kernel's depth, of the weight or of its panels where these are kept, for `depth` input channels from `channel` on and one panel of output channels from `first` on,
-// filled up with zeros. Point i goes to to + i * step, as [depth][TILE_COLUMNS].
+// G g G^T at one tap of the kernel's depth, for `depth` input channels from `channel` on and one panel of output channels from `first` on,
+// filled up with zeros. Point i goes to to + i * step, as [depth][TILE_COLUMNS]. Panels of the weight that are kept are all that is read.
 template <class F, class S>
 void weight_panel(const WinogradConv<S>& p, int64_t tap, int64_t channel, int64_t depth, int64_t first, wide<S>* to, int64_t step) {
   using T = wide<S>;
