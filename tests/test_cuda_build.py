@@ -81,7 +81,7 @@ def test_info_says_what_the_kernels_are_for() -> None:
 
 
 @needs_built
-def test_every_op_on_tensors_has_a_cuda_kernel_but_blocks_of_winograd_s() -> None:
+def test_every_op_on_tensors_has_a_cuda_kernel_but_those_of_the_cpu_s_own_kernels() -> None:
     printed = in_built("""
         for name in torch._C._dispatch_get_all_op_names():
             if name.startswith("torchconv::"):
@@ -91,7 +91,7 @@ def test_every_op_on_tensors_has_a_cuda_kernel_but_blocks_of_winograd_s() -> Non
     """)
     ops = dict(line.split() for line in printed.splitlines())
     assert "torchconv::conv" in ops
-    of_the_cpu = {"torchconv::winograd_block", "torchconv::winograd_block_input"}  # ops.winograd_block_serves
+    of_the_cpu = {f"torchconv::{name}" for name in ("winograd_block", "winograd_block_input", "pack_weight")}
     assert {name for name, has_kernel in ops.items() if has_kernel != "True"} == of_the_cpu
 
 

@@ -90,8 +90,8 @@ def convert(
         pack_weights: whether the convolutions' weights are kept once more, in the order that the kernels read them in,
             for float32 and float64 on a CPU. That is for inference: of one picture a network is 3 to 17% faster, of
             many hardly, and weights take twice the memory. A weight is packed in the second call in which it is what
-            it was before, and anew when it has changed; a change through `.data` goes unseen. A copy of the model,
-            or a layer that gets another parameter, is to be converted again.
+            it was before, and anew when it has changed; a change through `.data`, or by another process that shares
+            it, goes unseen. A copy of the model, or a layer that gets another parameter, is to be converted again.
 
     Returns:
         The same model.

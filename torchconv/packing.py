@@ -62,7 +62,7 @@ def in_use() -> bool:
 def panels(weight: Tensor, groups: int) -> Tensor | None:
     """The panels of a weight, if they are kept and it is still what it was.
 
-    A change through `.data` is none that torch counts, and goes unseen.
+    A change through `.data`, or by another process, is none that torch counts, and goes unseen.
     """
     if weight not in _weights or weight.is_inference():
         return None
