@@ -7,6 +7,18 @@ from types import ModuleType
 import pytest
 import torch
 
+from torchconv import ops
+
+
+@pytest.fixture(params=ops.available_isas() or ["none"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn."""
+    before = ops.isa()
+    ops.set_isa(request.param)
+    assert ops.isa() == request.param
+    yield request.param
+    ops.set_isa(str(before))
+
 
 @pytest.fixture(scope="session")
 def torchvision_models() -> Iterator[ModuleType]:

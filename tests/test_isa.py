@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,15 +21,6 @@ CHANNELS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
 WIDTHS = (1, 2, 5, 6, 7, 13, 14, 15, 27, 28, 29, 83, 84, 85, 111, 112, 113)
 DEPTHS = (95, 96, 97, 159, 160, 161, 191, 192, 193, 200, 319, 320, 321, 383, 384, 385)
 DTYPES = [torch.float64, torch.float32]
-
-
-@pytest.fixture(params=ISAS or ["none"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = ops.isa()
-    ops.set_isa(request.param)
-    assert ops.isa() == request.param
-    yield request.param
-    ops.set_isa(str(before))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

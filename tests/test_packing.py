@@ -1,7 +1,6 @@
 """Weights kept as the kernels' panels: what they hold, what is computed with them, and when they are made anew."""
 
 import gc
-from collections.abc import Iterator
 from copy import deepcopy
 from math import prod
 from typing import Any
@@ -38,14 +37,6 @@ PROBLEMS = {
     "strided_and_deep": ConvProblem((1, 150, 14, 15), (96, 150, 3, 3), stride=2, padding=1),
 }
 DTYPES = [torch.float64, torch.float32]
-
-
-@pytest.fixture(params=ops.available_isas() or ["none"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = ops.isa()
-    ops.set_isa(request.param)
-    yield request.param
-    ops.set_isa(str(before))
 
 
 def pack(weight: Tensor, groups: int) -> Tensor:
