@@ -1,7 +1,7 @@
 """Whole networks: inference, training steps and a style-transfer step, torch.nn beside torchconv.convert(the same).
 
-Inference and the style step run on fused layers (`fuse=True`), inference with packed weights (`pack_weights=True`), the
-steps of training on the same layers one by one.
+Inference and the style step run on fused layers (`fuse=True`), inference with folded batch norms and packed weights
+(`fold_batch_norm=True, pack_weights=True`), the steps of training on the same layers one by one.
 A training step is the forward pass, cross-entropy, the backward pass and SGD's update; "backward" is that without the
 update; "per-sample" is the gradient of each picture's own loss, by torch.func. The style step is VGG-19 to relu5_1,
 content and Gram losses, and the backward pass to the picture, as torchconv.style computes them; the torch side is the
@@ -49,9 +49,8 @@ def infer(network: nn.Module, inputs: Tensor) -> Tensor:
 
 def forward(network: nn.Module, inputs: Tensor) -> Calls:
     """The forward pass."""
-    return {
-        side: partial(infer, *copies) for side, copies in both(network, inputs, fuse=True, pack_weights=True).items()
-    }
+    sides = both(network, inputs, fuse=True, fold_batch_norm=True, pack_weights=True)
+    return {side: partial(infer, *copies) for side, copies in sides.items()}
 
 
 def inference(model: str, batch: int, size: int) -> Calls:

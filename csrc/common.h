@@ -186,6 +186,10 @@ inline std::string to_string(const Ints& values) {
   return text + ")";
 }
 
+inline void expect_positive(const char* op, const char* name, double value) {
+  TORCHCONV_CHECK(value > 0, op, ": ", name, " is ", value, ", expected more than 0");
+}
+
 inline void expect_sizes(const char* op, const char* name, const Tensor& t, const Ints& expected) {
   const auto sizes = t.sizes();
   const Ints got(sizes.begin(), sizes.end());

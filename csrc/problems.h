@@ -1,6 +1,8 @@
 // What the ops ask of a device's kernels: plain pointers and geometry, no tensors.
 #pragma once
 
+#include <limits>
+
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -28,6 +30,13 @@ struct Wide<Half> {
 template <class S>
 using wide = typename Wide<S>::type;
 
+// What becomes of a convolution's outputs before they are written: nothing, or they are brought into [0, most], as by ReLU and ReLU6.
+template <class T>
+struct Activation {
+  bool rectifies = false;
+  T most = std::numeric_limits<T>::infinity();
+};
+
 // A weight (out_channels, in_channels per group, taps...) seen as [tap][in][out], wherever its elements lie.
 // Element (tap, in, out) is data[start + tap . step + in * in_step + out * out_step]; a group adds group_step.
 template <class T>
@@ -53,6 +62,7 @@ struct GatherConv {
   const T* bias;  // may be null
   T* output;
   bool every_phase = false;
+  Activation<T> activation{};
 };
 
 // The weight gradient: grad_weight[out, in, tap] = sum over positions of grad_output[position, out] * input[...].
@@ -97,13 +107,15 @@ struct PoolMap {
   T* pooled;
 };
 
-// ReLU in place, of values plus the bias of their channel: that of value i is i / channel_step % channels. `bias` and `signs` may be null.
+// ReLU in place, of values plus the bias of their channel, and no more than `most`: that of value i is i / channel_step % channels. `bias` and
+// `signs` may be null.
 template <class T>
 struct Rectified {
   int64_t count, channels, channel_step;
   T* values;
   const T* bias;
   uint64_t* signs;
+  wide<T> most;
 };
 
 template <class T>

@@ -9,7 +9,7 @@
 
 STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("conv(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-        "str algorithm, bool channels_last, Tensor? packed=None) -> Tensor");
+        "str algorithm, bool channels_last, Tensor? packed=None, float? max_value=None) -> Tensor");
   m.def("pack_weight(Tensor weight, int groups) -> Tensor");
   m.def("conv_input(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, int[] padding, int[] dilation, "
         "int groups, str algorithm, bool channels_last) -> Tensor");
@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
         "bool channels_last) -> Tensor");
   m.def("max_pool_scatter(Tensor grad_output, Tensor positions, SymInt[] input_size, int[] kernel_size, int[] stride, "
         "int[] padding, int[] dilation, bool channels_last) -> Tensor");
-  m.def("rectify_(Tensor(a!) values, Tensor? bias, bool save_signs) -> Tensor");
+  m.def("rectify_(Tensor(a!) values, Tensor? bias, bool save_signs, float? max_value=None) -> Tensor");
   m.def("rectify_input(Tensor grad_output, Tensor signs, bool channels_last) -> Tensor");
   m.def("avg_pool(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
         "int? divisor_override, bool channels_last) -> Tensor");

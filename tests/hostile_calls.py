@@ -96,9 +96,10 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
     bias = choose.choice((None, torch.randn(outputs, dtype=dtype)))
     average = [kernel, stride, padding, ceil_mode, choose.random() < 0.5, choose.choice((None, None, 5, -2))]
     parts = [choose.choice((1, 2, 3, 7)) for _ in range(rank)]
+    most = choose.choice((None, None, 0.5, float("inf"), 0.0))
     columns = torch.randn(batch, channels * taps, torch.Size(output).numel(), dtype=dtype)
     calls: dict[str, list[Any]] = {
-        "conv": [input, weight, bias, *move, groups, algorithm, last, packed(weight, groups, choose)],
+        "conv": [input, weight, bias, *move, groups, algorithm, last, packed(weight, groups, choose), most],
         "pack_weight": [weight, groups],
         "conv_input": [result, weight, size, *move, groups, algorithm, last],
         "conv_weight": [input, result, kernel, *move, groups, algorithm, last],
@@ -107,7 +108,7 @@ def valid_call(op: str, choose: random.Random) -> list[Any]:
         "max_pool": [input, kernel, *move, ceil_mode, choose.random() < 0.5, last],
         "max_pool_gather": [input, positions, kernel, *move, last],
         "max_pool_scatter": [pooled, positions, size, kernel, *move, last],
-        "rectify_": [input, choose.choice([None, bias]), choose.random() < 0.5],
+        "rectify_": [input, choose.choice([None, bias]), choose.random() < 0.5, most],
         "rectify_input": [input, torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // 64),)), last],
         "avg_pool": [input, *average, last],
         "avg_pool_input": [pooled, size, *average, last],
@@ -180,6 +181,8 @@ def hostile(argument: Any, choose: random.Random) -> Any:
         return not argument
     if isinstance(argument, int):
         return choose.choice(HOSTILE)
+    if isinstance(argument, float):
+        return choose.choice((-1.0, 0.0, float("nan"), float("inf"), 1e300))
     if isinstance(argument, str):
         return choose.choice(("", "reference", "winograd", "\0", "é" * 1000))
     if argument is None:
@@ -209,6 +212,7 @@ def compare(op: str, args: list[Any], result: Any) -> None:
     if op == "pack_weight":
         torch.testing.assert_close(result, expected_panels(*args, result.shape[-1]), rtol=0, atol=0)
         return
+    most = args.pop() if op in ("conv", "rectify_") else None
     if op in ("conv", "winograd_block"):
         panels, weight = args.pop(), args[1]
         if panels is not None and (panels.dim() != 4 or panels.numel() == 0 or panels.dtype != weight.dtype):
@@ -223,11 +227,14 @@ def compare(op: str, args: list[Any], result: Any) -> None:
     try:
         if op == "rectify_input":  # whose signs are of elements in this order
             args[0] = in_format(args[0], args[2])
-        expected = getattr(reference, op)(*args[: len(args) - options])
+        options_of_rectify = {"max_value": most} if op == "rectify_" and most is not None else {}
+        expected = getattr(reference, op)(*args[: len(args) - options], **options_of_rectify)
+        if op == "conv" and most is not None:
+            reference.rectify_(expected, None, most)
     except (RuntimeError, MemoryError):
         return  # the reference pads for real: too large for it
     if op == "rectify_" and not args[2]:
-        result, expected = args[0].relu(), args[0]
+        result, expected = args[0].clamp(0, most), args[0]
     if op == "max_pool":
         result, expected = (result[0], expected[0]) if not args[-2] else (result, expected)
     bound = 1e-3 if tensors[0].dtype != torch.bfloat16 else 5e-2

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -58,15 +59,18 @@ def test_any_geometry_equals_torch(family: str, data: st.DataObject) -> None:
         check_valid(case, "auto", layout)
 
 
+@pytest.mark.parametrize("most", [inf, 0.7])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 5, 7, 9), (1, 1, 3), (3, 64, 8, 8), (0, 3, 4, 4)], ids=str)
-def test_rectify_equals_the_reference(shape: tuple[int, ...], dtype: torch.dtype, bias: bool, limits: str) -> None:
+def test_rectify_equals_the_reference(
+    shape: tuple[int, ...], dtype: torch.dtype, bias: bool, most: float, limits: str
+) -> None:
     values, shift = torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype) if bias else None
     values.view(-1)[::5] = torch.nan
     for tensor in (values, values.contiguous(memory_format=torch.channels_last)) if len(shape) == 4 else (values,):
         ours, theirs = tensor.clone(), tensor.clone()
-        signs, expected = ops.rectify_(ours, shift, True), reference.rectify_(theirs, shift)
+        signs, expected = ops.rectify_(ours, shift, True, most), reference.rectify_(theirs, shift, most)
         assert torch.equal(signs, expected)
         assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
         grad_output = torch.randn(shape).to(dtype)

@@ -80,6 +80,7 @@ VGG16_BN |= {"FusedReLU": 13, "FusedMaxPool2d": 5}
 RESNET = {"FoldedConv2d": 19, "FoldedConvReLUPool2d": 1, "FusedBatchNorm2d": 20, "FusedReLU": 1, "FusedMaxPool2d": 1}
 SQUEEZENET = {"ConvReLU2d": 25, "ConvReLUPool2d": 1, "FusedReLU": 26, "FusedMaxPool2d": 1}
 ALEXNET = {"ConvReLU2d": 2, "ConvReLUPool2d": 3, "FusedReLU": 5, "FusedMaxPool2d": 3}
+MOBILENET = {"FoldedConvReLU2d": 35, "FoldedConv2d": 17, "FusedBatchNorm2d": 52, "FusedReLU6": 35}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ ALEXNET = {"ConvReLU2d": 2, "ConvReLUPool2d": 3, "FusedReLU": 5, "FusedMaxPool2d
         pytest.param("vgg16_bn", True, VGG16_BN, marks=pytest.mark.slow),
         pytest.param("resnet18", False, {}, marks=pytest.mark.slow),
         pytest.param("resnet18", True, RESNET, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", True, MOBILENET, marks=pytest.mark.slow),
         ("squeezenet1_1", False, SQUEEZENET),
         ("alexnet", False, ALEXNET),
     ],
@@ -287,6 +289,18 @@ def test_a_folded_model_compiles_and_is_transformed() -> None:
         torch.testing.assert_close(actual[name], expected[name])
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     assert_close(gradients(fused, images(), compiled), gradients(model, images()))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and warns of each size that it keeps
+def test_a_folded_model_is_traced_with_its_folding() -> None:
+    """torch.jit.trace checks that a second trace is the same, and what is kept by then must not be a constant of it."""
+    fused = convert(settled(batch_normed()), fuse=True, fold_batch_norm=True)
+    with torch.no_grad():
+        expected = fused(images())
+        traced = torch.jit.trace(fused, images())
+        assert_close(traced(images()), expected)
+        fused[0].weight.mul_(2)
+        assert_close(traced(images()), fused(images()))
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

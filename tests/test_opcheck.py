@@ -52,6 +52,10 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "conv",
         (filled((2, 4, 6, 7)), filled((6, 2, 3, 2)), None, *CONV, "im2col", False, PANELS),
     ),
+    "conv_to_a_maximum": (
+        "conv",
+        (filled((2, 4, 6, 7)), filled((6, 4, 3, 3)), filled((6,)), *PLAIN, "winograd", True, None, 0.5),
+    ),
     "pack_weight": ("pack_weight", (filled((70, 2, 3, 2), torch.float32), 2)),
     "pack_weight_1d": ("pack_weight", (filled((7, 2, 3)).mT.contiguous().mT, 1)),
     "conv_input": ("conv_input", (filled((2, 6, 3, 9)), filled((6, 2, 3, 2)), [6, 7], *CONV, "auto", False)),
@@ -108,6 +112,7 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     ),
     "rectify_": ("rectify_", (filled((2, 4, 6, 7)), filled((4,)), True)),
     "rectify_no_signs": ("rectify_", (last(filled((2, 4, 6, 7), torch.float64)), None, False)),
+    "rectify_to_a_maximum": ("rectify_", (filled((2, 4, 6, 7)), None, True, 6.0)),
     "rectify_input": ("rectify_input", (filled((2, 4, 6, 7)), torch.arange(6), False)),
     "rectify_input_channels_last": ("rectify_input", (filled((2, 4, 6, 7)), torch.arange(6), True)),
     "avg_pool": ("avg_pool", (filled((2, 4, 6, 7)), *AVG, False)),

@@ -107,7 +107,7 @@ def test_panels_that_do_not_belong_to_the_weight_are_refused() -> None:
         conv(input, weight, None, *window, packed.double())
     with pytest.raises(RuntimeError, match="packed is not a contiguous tensor on the CPU"):
         conv(input, weight, None, *window, packed.mT.contiguous().mT)
-    with pytest.raises(RuntimeError, match="packed is for float32 and float64"):
+    with pytest.raises(RuntimeError, match="packed and max_value are for float32 and float64"):
         conv(input.bfloat16(), weight.bfloat16(), None, *window, packed)
     with pytest.raises(RuntimeError, match="pack_weight: no kernel for dtype"):
         pack(weight.bfloat16(), 1)
@@ -241,8 +241,8 @@ def test_folded_weights_are_packed_in_the_place_of_their_own() -> None:
     for _ in range(4):
         check(model, plain, pictures)
     assert packed_of(model) == ["0", "6", "7"]
-    folded = model[2]._fusion._folded[1][0]
-    assert packing._weights[folded].panels is not None
+    folded = model[2]._fusion._folded
+    assert packing._weights[folded.weight].panels is not None
     with torch.no_grad():
         for each in (model, plain):
             each[3].running_var.mul_(4)

@@ -59,8 +59,12 @@ def convert(
 
         model = torchconv.convert(torchvision.models.resnet18(), memory_format=torch.channels_last)
 
-    With `fuse`, a Conv2d followed by a ReLU module, and by a MaxPool2d after that, computes them as well, and keeps far
-    less for backward:
+    For inference, everything at once:
+
+        model = torchconv.convert(model.eval(), torch.channels_last, fuse=True, fold_batch_norm=True, pack_weights=True)
+
+    With `fuse`, a Conv2d followed by a ReLU or ReLU6 module, and by a MaxPool2d after a ReLU, computes them as well,
+    and keeps far less for backward:
 
         model = torchconv.convert(torchvision.models.vgg16(), fuse=True)
         model.features[0], model.features[1]  # ConvReLU2d(3, 64, ...), FusedReLU(inplace=True)

@@ -41,7 +41,7 @@ def col2im(columns, output_size, kernel_size, stride, padding, dilation):
 
 
 @torch.library.register_fake("torchconv::conv")
-def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last, packed=None):
+def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, channels_last, packed=None, max_value=None):
     size = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     return empty(input, [input.shape[0], weight.shape[0], *size], channels_last)
 
@@ -98,7 +98,7 @@ def max_pool_scatter(grad_output, positions, input_size, kernel_size, stride, pa
 
 
 @torch.library.register_fake("torchconv::rectify_")
-def rectify_(values, bias, save_signs):
+def rectify_(values, bias, save_signs, max_value=None):
     return empty(values, [(values.numel() + 63) // 64 if save_signs else 0], False, torch.int64)
 
 

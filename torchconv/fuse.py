@@ -7,7 +7,8 @@ are and pass their input through, so nothing of the model's structure, names and
 import warnings
 from collections.abc import Collection, Sequence
 from math import prod
-from typing import Any
+from operator import attrgetter, is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +41,35 @@ class FusedReLU(_PassedThrough, torch.nn.ReLU):
     """A `ReLU` that the convolution before it computes. Made by `convert`."""
 
 
+class FusedReLU6(_PassedThrough, torch.nn.ReLU6):
+    """A `ReLU6` that the convolution before it computes. Made by `convert`."""
+
+
 class FusedMaxPool2d(_PassedThrough, nn.MaxPool2d):
     """A `MaxPool2d` that the convolution before it computes. Made by `convert`."""
+
+
+class _Kept(NamedTuple):
+    """A weight and bias that stand for a convolution's and its batch norm's, and what they were computed of.
+
+    The tensors are kept, so that no other can get their identity, and each one's count of changes and place.
+    """
+
+    sources: tuple[Tensor | None, ...]
+    versions: list[int]
+    places: list[int]
+    eps: float
+    weight: Tensor
+    bias: Tensor
+
+    def are_of(self, sources: Sequence[Tensor | None], given: Sequence[Tensor], eps: float) -> bool:
+        """Whether they were computed of these, and none has changed; `given` are those that aren't None."""
+        return (
+            all(map(is_, self.sources, sources))
+            and self.eps == eps
+            and self.versions == list(map(_VERSION, given))
+            and self.places == list(map(Tensor.data_ptr, given))
+        )
 
 
 class Fusion:
@@ -49,10 +77,9 @@ class Fusion:
 
     def __init__(self, conv: nn.Conv2d, followers: list[Module]) -> None:
         self.conv, self.followers = conv, followers
-        self._folded: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._folded: _Kept | None = None
         conv_class = _CLASSES[tuple(type_before_parametrizations(follower) for follower in followers)]
-        if isinstance(followers[-1], nn.MaxPool2d):
-            vars(conv).update(_pooling(followers[-1]))
+        vars(conv).update(_attributes(followers))
         assign_class(conv, {nn.Conv2d: conv_class})
         for follower in followers:
             assign_class(follower, _FUSED)
@@ -65,43 +92,45 @@ class Fusion:
             assign_class(layer, _APART)
             del vars(layer)["_fusion"]
         vars(self.conv).pop("recompute", None)
-        if isinstance(self.followers[-1], nn.MaxPool2d):
-            for name in _pooling(self.followers[-1]):
-                del vars(self.conv)[name]
+        for name in _attributes(self.followers):
+            del vars(self.conv)[name]
 
     def fold(self, weight: Tensor, bias: Tensor | None, norm: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         """The weight and bias of the convolution that gives what `norm` gives of this one.
 
         Differentiable in all five parameters. While nothing needs a gradient, they are kept from call to call.
         """
-        sources = (weight, bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        # Read where they are kept: to ask the layer takes longer than all else here, in each call of each layer.
+        parameters, buffers = norm._parameters, norm._buffers
+        of_norm = (parameters.get("weight"), parameters.get("bias"), buffers["running_mean"], buffers["running_var"])
+        sources = (weight, bias, *of_norm)
         given = [tensor for tensor in sources if tensor is not None]
         if (
             torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
             or functorch.peek_interpreter_stack() is not None
-            or any(type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_inference() for tensor in given)
+            or "parametrizations" in norm._modules
             or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
         ):
             return _fold(weight, bias, norm)
-        # The tensors are kept as well, so that no other can get their identity.
-        state = [(tensor, tensor._version, tensor.data_ptr(), norm.eps) for tensor in given]
-        if self._folded is None or not _same(self._folded[0], state):
-            # A tensor made in inference mode could never be saved for backward.
-            with torch.inference_mode(False), torch.no_grad():
-                folded = _fold(weight, bias, norm)
-            if type(folded[0]) is not Tensor:
-                return folded
-            self._folded = state, folded
+        kept = self._folded
+        if kept is not None and kept.are_of(sources, given, norm.eps):
+            return kept.weight, kept.bias
+        # A tensor made in inference mode could never be saved for backward.
+        with torch.inference_mode(False), torch.no_grad():
+            folded = _fold(weight, bias, norm)
+        tensors = (*given, *folded)
+        if all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() for tensor in tensors):
+            state = list(map(_VERSION, given)), list(map(Tensor.data_ptr, given)), norm.eps
+            self._folded = _Kept(sources, *state, *folded)
             packing.pass_on(weight, folded[0])
-        return self._folded[1]
+        return folded
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_folded": None}
 
 
-def _same(kept: list[tuple[Any, ...]], now: list[tuple[Any, ...]]) -> bool:
-    pairs = zip(kept, now, strict=False)
-    return len(kept) == len(now) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in pairs)
+_VERSION = attrgetter("_version")
 
 
 def _fold(weight: Tensor, bias: Tensor | None, norm: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -122,14 +151,15 @@ class _Folded(nn.Conv2d):
     _fusion: Fusion
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        norm: Any = self._fusion.followers[0]
-        if norm.training or norm.running_mean is None:
+        fusion = self._fusion
+        norm: Any = fusion.followers[0]
+        if norm.training or norm._buffers["running_mean"] is None:
             output = nn.Conv2d._conv_forward(self, input, weight, bias)
-            for follower in self._fusion.followers:
+            for follower in fusion.followers:
                 output = follower.compute(output)  # type: ignore[operator]  # of _PassedThrough
             return output
         norm._check_input_dim(input)
-        return super()._conv_forward(input, *self._fusion.fold(weight, bias, norm))
+        return super()._conv_forward(input, *fusion.fold(weight, bias, norm))
 
 
 class FoldedConv2d(_Folded):
@@ -144,16 +174,18 @@ class FoldedConvReLUPool2d(_Folded, nn.ConvReLUPool2d):
     """A `ConvReLUPool2d` that computes the batch norm between as well. Made by `convert`."""
 
 
-_NORM, _RELU, _POOL = torch.nn.BatchNorm2d, torch.nn.ReLU, nn.MaxPool2d
-# What the convolution becomes, for what follows it.
+_NORM, _RELU, _RELU6, _POOL = torch.nn.BatchNorm2d, torch.nn.ReLU, torch.nn.ReLU6, nn.MaxPool2d
+# What the convolution becomes, for what follows it: for each chain, and for each beginning of one.
 _CLASSES: dict[tuple[type, ...], type[nn.Conv2d]] = {
     (_RELU,): nn.ConvReLU2d,
+    (_RELU6,): nn.ConvReLU2d,
     (_RELU, _POOL): nn.ConvReLUPool2d,
     (_NORM,): FoldedConv2d,
     (_NORM, _RELU): FoldedConvReLU2d,
+    (_NORM, _RELU6): FoldedConvReLU2d,
     (_NORM, _RELU, _POOL): FoldedConvReLUPool2d,
 }
-_FUSED: dict[type, type] = {_NORM: FusedBatchNorm2d, _RELU: FusedReLU, _POOL: FusedMaxPool2d}
+_FUSED: dict[type, type] = {_NORM: FusedBatchNorm2d, _RELU: FusedReLU, _RELU6: FusedReLU6, _POOL: FusedMaxPool2d}
 _APART: dict[type, type] = {
     **dict.fromkeys(_CLASSES.values(), nn.Conv2d),
     **{fused: apart for apart, fused in _FUSED.items()},
@@ -163,7 +195,7 @@ _APART: dict[type, type] = {
 def fuse(model: Module, fold_batch_norm: bool) -> None:
     """Fuse the convolutions of a model that is converted already with what follows them; see `torchconv.convert`."""
     convs: list[Any] = [layer for layer in model.modules() if _is_apart(layer, nn.Conv2d)]
-    if not convs or _has_any_global_hook() or not any(type(layer) in (_NORM, _RELU) for layer in model.modules()):
+    if not convs or _has_any_global_hook() or not any(type(layer) in _FUSED for layer in model.modules()):
         return
     links, opaque = dataflow(model)
     names = {layer: name for name, layer in model.named_modules()}
@@ -179,17 +211,19 @@ def fuse(model: Module, fold_batch_norm: bool) -> None:
             follower = after.get(follower)
         return follower
 
-    fusions: list[Fusion] = []
-    for conv in convs:
+    def followers_of(conv: Module) -> list[Module]:
         followers: list[Module] = []
-        for kind in (_NORM, _RELU, _POOL) if fold_batch_norm else (_RELU, _POOL):
-            follower = next_of(followers[-1] if followers else conv)
-            if follower is not None and _is_apart(follower, kind) and (kind is not _NORM or _folds(conv, follower)):
-                followers.append(follower)
-            elif kind is not _NORM:
+        kinds: tuple[type[Module], ...] = ()
+        while (follower := next_of(followers[-1] if followers else conv)) is not None:
+            kind = type_before_parametrizations(follower)
+            kinds = (*kinds, kind)
+            folds = kind is not _NORM or (fold_batch_norm and _folds(conv, follower))
+            if kinds not in _CLASSES or not _is_apart(follower, kind) or not folds:
                 break
-        if followers:
-            fusions.append(Fusion(conv, followers))
+            followers.append(follower)
+        return followers
+
+    fusions = [Fusion(conv, followers) for conv in convs if (followers := followers_of(conv))]
     for fusion in fusions:
         if _is_cheap(fusion.conv, next_of(fusion.followers[-1])):
             fusion.conv.recompute = True  # type: ignore[assignment]  # an attribute of what it has become
@@ -245,12 +279,17 @@ def _folds(conv: Any, norm: Any) -> bool:
     return norm.running_mean is not None and norm.num_features == conv.out_channels
 
 
-def _pooling(pool: Any) -> dict[str, Any]:
-    """The attributes of a ConvReLUPool2d."""
+def _attributes(followers: Sequence[Any]) -> dict[str, Any]:
+    """What a ConvReLU2d or ConvReLUPool2d has of the layers that it stands for."""
+    last = followers[-1]
+    if isinstance(last, _RELU6):
+        return {"max_value": last.max_val}
+    if not isinstance(last, _POOL):
+        return {}
     return {
-        "pool_kernel_size": pool.kernel_size,
-        "pool_stride": pool.stride,
-        "pool_padding": pool.padding,
-        "pool_dilation": pool.dilation,
-        "ceil_mode": pool.ceil_mode,
+        "pool_kernel_size": last.kernel_size,
+        "pool_stride": last.stride,
+        "pool_padding": last.padding,
+        "pool_dilation": last.dilation,
+        "ceil_mode": last.ceil_mode,
     }

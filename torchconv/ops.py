@@ -7,7 +7,7 @@ also at `torch.ops.torchconv`, with fake kernels for tracing.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -196,8 +196,14 @@ def conv(
     dilation: Ints,
     groups: int,
     algorithm: str,
+    max_value: float | None = None,
 ) -> Tensor:
-    """See `torchconv.reference.conv`. Sums of 16-bit types are float32, rounded once."""
+    """See `torchconv.reference.conv`. Sums of 16-bit types are float32, rounded once.
+
+    With a `max_value`, which is for float32 and float64, `rectify_` follows.
+    """
+    if max_value is not None and not (input.is_cpu and _compiled(input, algorithm, "convolutions")):
+        return _conv_then_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, False)[0]
     if dtype := _wide(input, weight, algorithm):
         wide_bias = None if bias is None else bias.to(dtype)
         wide = conv(input.to(dtype), weight.to(dtype), wide_bias, stride, padding, dilation, groups, algorithm)
@@ -205,7 +211,7 @@ def conv(
     channels_last = is_channels_last(input) or is_channels_last(weight)
     if _compiled(input, algorithm, "convolutions"):
         args = (stride, padding, dilation, groups, algorithm, channels_last)
-        return _kernels.conv.default(input, weight, bias, *args, _packed(input, weight, groups))
+        return _kernels.conv.default(input, weight, bias, *args, _packed(input, weight, groups), max_value)
     return _in_format(
         _full_precision(reference.conv, input, weight, bias, stride, padding, dilation, groups), channels_last
     )
@@ -215,8 +221,9 @@ def _packed(input: Tensor, weight: Tensor, groups: int) -> Tensor | None:
     """The weight's panels, if they are kept and there are kernels that multiply with them."""
     if not packing.in_use() or weight.dtype not in _REAL:
         return None
-    depthwise = weight.shape[1] == 1 and groups == weight.shape[0]
-    in_place = prod(weight.shape[2:]) == 1 and not is_channels_last(input)
+    outputs, inputs, *kernel = weight.shape
+    depthwise = groups == outputs and inputs == 1
+    in_place = prod(kernel) == 1 and not is_channels_last(input)
     return None if depthwise or in_place else packing.panels(weight, groups)
 
 
@@ -349,11 +356,11 @@ def max_pool_scatter(
     return _in_format(grad_input, channels_last)
 
 
-def rectify_(values: Tensor, bias: Tensor | None, save_signs: bool) -> Tensor:
+def rectify_(values: Tensor, bias: Tensor | None, save_signs: bool, max_value: float = inf) -> Tensor:
     """See `torchconv.reference.rectify_`; the signs are empty unless `save_signs`."""
     if _compiled(values, _algorithm, "activations"):
-        return _kernels.rectify_.default(values, bias, save_signs)
-    signs = reference.rectify_(values, bias)
+        return _kernels.rectify_.default(values, bias, save_signs, max_value)
+    signs = reference.rectify_(values, bias, max_value)
     return signs if save_signs else signs.new_empty(0)
 
 
@@ -419,13 +426,28 @@ def conv_relu(
     dilation: Ints,
     groups: int,
     algorithm: str,
+    max_value: float,
+) -> tuple[Tensor, Tensor]:
+    """`conv` with a `max_value`, and the signs that `rectify_` saves."""
+    return _conv_then_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, True)
+
+
+def _conv_then_relu(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+    max_value: float,
     save_signs: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`conv`, then `rectify_`."""
     # On a GPU the bias comes with the ReLU, in one pass over what the matrix product left.
     late = input.is_cuda
     output = conv(input, weight, None if late else bias, stride, padding, dilation, groups, algorithm)
-    return output, rectify_(output, bias if late else None, save_signs)
+    return output, rectify_(output, bias if late else None, save_signs, max_value)
 
 
 def rectify_input(grad_output: Tensor, signs: Tensor, channels_last: bool) -> Tensor:

@@ -15,11 +15,13 @@ class _Kept(NamedTuple):
 
     Attributes:
         version: torch's count of the changes in place.
+        layout: where its elements lie.
         values: the weight's own elements. While they are held, no others can come to lie in the same place.
         panels: None until a second call.
     """
 
     version: int
+    layout: tuple[Any, ...]
     values: Tensor
     panels: Tensor | None
 
@@ -30,6 +32,9 @@ _weights: Any = WeakIdKeyDictionary()  # from each weight that is to be packed t
 def add(weight: Tensor) -> None:
     """Keep the panels of this weight from its second call on."""
     _weights.setdefault(weight)
+
+
+_UNKNOWN: Any = object()
 
 
 def discard(weight: Tensor) -> None:
@@ -64,24 +69,18 @@ def panels(weight: Tensor, groups: int) -> Tensor | None:
 
     A change through `.data`, or by another process, is none that torch counts, and goes unseen.
     """
-    if weight not in _weights or weight.is_inference():
+    kept: _Kept | None = _weights.get(weight, _UNKNOWN)
+    if kept is _UNKNOWN or weight.is_inference():
         return None
-    kept: _Kept | None = _weights[weight]
     if not weight.is_cpu:
         _weights[weight] = None
         return None
-    if kept is None or kept.version != weight._version or not _same(kept.values, weight):
-        _weights[weight] = _Kept(weight._version, weight.detach(), None)
+    layout = weight.data_ptr(), weight.shape, weight.stride()
+    if kept is None or kept.version != weight._version or kept.layout != layout:
+        _weights[weight] = _Kept(weight._version, layout, weight.detach(), None)
         return None
     packed = kept.panels
     if packed is None:
         packed = torch.ops.torchconv.pack_weight.default(weight.detach(), groups)
         _weights[weight] = kept._replace(panels=packed)
     return packed if packed.shape[0] == groups else None
-
-
-def _same(values: Tensor, weight: Tensor) -> bool:
-    """Whether these are the same elements, in the same places."""
-    return (
-        values.data_ptr() == weight.data_ptr() and values.shape == weight.shape and values.stride() == weight.stride()
-    )

@@ -4,6 +4,7 @@
 #include "simd.h"
 #include "runs.h"
 #include "wide.h"
+#include "activation.h"
 #include "gemm.h"
 #include "transpose_kernel.h"
 #include "filters.h"

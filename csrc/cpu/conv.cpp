@@ -161,7 +161,7 @@ struct NarrowConv {
 struct CpuConv : Cpu {
   using Cpu::Cpu;
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output);
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output);
   static void conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
                          const Tensor& grad_input);
   static void conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
@@ -171,8 +171,8 @@ struct CpuConv : Cpu {
 bool is_narrow(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Half; }
 
 void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output) {
-  TORCHCONV_CHECK(!packed || !is_narrow(input), op, ": packed is for float32 and float64");
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output) {
+  TORCHCONV_CHECK(!(packed || max_value) || !is_narrow(input), op, ": packed and max_value are for float32 and float64");
   if (is_narrow(input))
     return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, output); });
   dispatch<float, double>(op, input, [&](auto zero) {
@@ -182,6 +182,7 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     const Trimmed trimmed(p);
     const Window& w = trimmed.problem.window;
     GatherConv<T> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, trimmed.view<T>(weight), shift, nullptr};
+    if (max_value) gather.activation = {true, static_cast<T>(*max_value)};
     const T* const panels = packed_weight<T>(op, p, packed);
     if (w.kernel == p.window.kernel) gather.weight.packed = panels;
     const bool winograd = use_winograd<T>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
@@ -197,7 +198,9 @@ void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& 
     if (winograd) {
       WeightView<T> view = weight_view<T>(p, weight);
       view.packed = panels;
-      std::get<WinogradKernels<T>>(kernels()).conv(winograd_conv(p, gather.input, view, shift, gather.output));
+      WinogradConv<T> conv = winograd_conv(p, gather.input, view, shift, gather.output);
+      conv.activation = gather.activation;
+      std::get<WinogradKernels<T>>(kernels()).conv(conv);
     } else {
       kernel.gather_conv({gather});
     }
@@ -320,7 +323,7 @@ void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Pro
     }
   }
   const Tensor wide_output = wide_like(output, !output.is_contiguous());
-  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, std::nullopt, wide_bias, wide_output);
+  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, std::nullopt, wide_bias, std::nullopt, wide_output);
   narrow(wide_output, output);
 }
 

@@ -221,6 +221,9 @@ void gather_block(const Panels<T>& panels, const PackedWeight<T>& weight, Column
         }
       });
     }
+    const int64_t column = group * p.out_channels + panels.column(panel_begin);
+    const int64_t columns = panels.column(panel_end - 1) + panels.columns(panel_end - 1) - panels.column(panel_begin);
+    for (int64_t i = 0; i < count; i++) activate(p.activation, row[i] + column, columns);  // which has one phase
   }
 }
 
@@ -274,6 +277,7 @@ void gather_by_panels(const GatherConv<T>& p) {
                                                        columns, in == 0 ? start : nullptr, 0);
             });
           }
+          for (int64_t t = 0; t < total; t++) activate(p.activation, row[t] + to, columns);
         }
       }
     }
@@ -324,6 +328,8 @@ void gather_in_place(const GatherConv<T>& p) {
           });
         }
       }
+      const int64_t behind = std::min(last * N, p.out_channels);
+      for (int64_t t = 0; t < total; t++) activate(p.activation, row[t] + group * p.out_channels + first * N, behind - first * N);
     }
   });
 }

@@ -157,7 +157,8 @@ struct KernelsFor {
 // output = start + sum over the taps; weight is [tap][width].
 template <class T, int TAPS, int STRIDE, int COUNT, bool EDGE>
 struct Forward {
-  static void run(const Block<T>& block, int64_t first, int64_t count, const T* weight, int64_t width, const T* start, T* to, int64_t spacing) {
+  static void run(const Block<T>& block, int64_t first, int64_t count, const T* weight, int64_t width, const T* start,
+                  const Activation<T>& activation, T* to, int64_t spacing) {
     constexpr int PIXELS = STRIDE == 0 ? COUNT : (COUNT - 1) * STRIDE + TAPS;
     for (int64_t c = 0; c < count; c += lanes<T>) {
       c = std::min(c, count - lanes<T>);
@@ -178,7 +179,7 @@ struct Forward {
         }
       }
 #pragma GCC unroll 8
-      for (int o = 0; o < COUNT; o++) store(to + o * spacing + c, sum[o]);
+      for (int o = 0; o < COUNT; o++) store(to + o * spacing + c, activation.rectifies ? rectified(sum[o], activation.most) : sum[o]);
     }
   }
 };
@@ -230,7 +231,7 @@ void conv(const GatherConv<T>& p) {
       read_filters(p, first, count, weight.get(), start.get());
       geometry.for_each_block(p.input, i - part * rows, behind - part * rows, first, count, runs,
                               [&](int64_t row, const Block<T>& block, int64_t c, int64_t some, bool edge, int64_t positions) {
-                                kernels.of(positions, edge)(block, c, some, weight.get() + c - first, count, start.get() + c - first,
+                                kernels.of(positions, edge)(block, c, some, weight.get() + c - first, count, start.get() + c - first, p.activation,
                                                             output_row(p, row) + block.x * spacing + c, spacing);
                               });
     }

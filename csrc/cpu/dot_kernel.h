@@ -103,7 +103,9 @@ void conv(const GatherConv<T>& p) {
         add_lanes(sums.get() + s * L, total_of);
         for (int64_t j = 0; j < std::min(L, count - s); j++) {
           const int64_t o = (s + j) % OUTS, position = (s + j) / OUTS;
-          if (o < outs) p.output[position * O + out + o] = total_of[j] + (p.bias == nullptr ? T(0) : p.bias[out + o]);
+          if (o >= outs) continue;
+          const T value = total_of[j] + (p.bias == nullptr ? T(0) : p.bias[out + o]);
+          p.output[position * O + out + o] = p.activation.rectifies ? rectified(value, p.activation.most) : value;
         }
       }
     }

@@ -32,11 +32,12 @@ struct WinogradConv : WinogradPictures {
   WeightView<wide<S>> weight;
   const wide<S>* bias;
   S* output;
-  // In a fused block, all of whose channels are whole vectors, and whose pooling's windows are 2x2 and side by side. The output: whether
-  // its 2x2 maxima are what is written, and is then rectified; where to keep its signs and the maxima's positions, or null. The input:
+  Activation<wide<S>> activation{};
+  // In a fused block, all of whose channels are whole vectors, which rectifies, and whose pooling's windows are 2x2 and side by side. The
+  // output: whether its 2x2 maxima are what is written; where to keep its signs and the maxima's positions, or null. The input:
   // the signs that it is still to be masked with, or the positions of the maxima if it is one for each of those; or null. Signs are the
   // bytes of rectify's words, the lowest first.
-  bool pooled = false, rectified = false;
+  bool pooled = false;
   uint8_t *output_signs = nullptr, *output_positions = nullptr;
   const uint8_t *input_signs = nullptr, *input_positions = nullptr;
 };

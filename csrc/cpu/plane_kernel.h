@@ -131,6 +131,7 @@ void plane_conv(const GatherConv<T>& p, const Activations<const T>& input, const
         plane_tiles<T, outs>((at.rows - 1) * planes.pitch + at.columns, depth, pieces.get(), planes.offset.get(),
                              weight.get() + (group * O + first) * depth, start.get() + first, sums.get() + first * planes.room, planes.room);
       });
+      activate(p.activation, sums.get(), O * planes.room);
       T* to = output.data + at.batch * output.batch_step + group * O * output.channel_step +
               (p.origin[0] + at.slice * p.spacing[0]) * output.step[0];
       for (int64_t y = 0; y < at.rows; y++)

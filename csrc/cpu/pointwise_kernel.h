@@ -122,6 +122,7 @@ void conv(const GatherConv<T>& p, const Activations<const T>& input, const Activ
           }
         }
       }
+      for (int64_t o = 0; o < outs; o++) activate(p.activation, sums + o * sums_step, count);
       if (in_place) continue;
       for_each_run(w, dense, first, count, room, [&](int64_t index, const Run& run) {
         T* to = output.data + run.batch * output.batch_step + (group * O + out) * output.channel_step;

@@ -32,10 +32,12 @@ inline __attribute__((always_inline)) vec<Lane<T>> lanes_of(uint64_t bits, std::
   return ((vec<Lane<T>>{} + static_cast<Lane<T>>(bits)) & one) != 0;
 }
 
-// Negative values become zero; -0 and NaN stay, as in torch. A bit tells where the gradient passes: not where the value is <= 0.
+// A bit tells where the gradient passes: not where the value is <= 0, nor where it is the most that there may be, or more.
 template <class T>
 void rectify(const Rectified<T>& p) {
   constexpr int64_t L = lanes<T>;
+  const T most = p.most;
+  const bool ends = most < std::numeric_limits<T>::infinity();
   torch::stable::parallel_for(0, ceil_div(p.count, WORD), 512, [&](int64_t begin, int64_t end) {
     for (int64_t word = begin; word < end; word++) {
       T* const values = p.values + word * WORD;
@@ -45,13 +47,13 @@ void rectify(const Rectified<T>& p) {
 #pragma GCC unroll 4
         for (int64_t i = 0; i < WORD; i += L) {
           const vec<T> x = load(values + i);
-          store(values + i, x < 0 ? vec<T>{} : x);
-          bits |= bits_of<T>(~(x <= 0)) << i;
+          store(values + i, rectified(x, most));
+          bits |= bits_of<T>(ends ? ~((x <= 0) | (x >= most)) : ~(x <= 0)) << i;
         }
       } else {
         for (int64_t i = 0; i < count; i++) {
-          bits |= uint64_t(!(values[i] <= 0)) << i;
-          values[i] = values[i] < 0 ? T(0) : values[i];
+          bits |= uint64_t(!(values[i] <= 0 || (ends && values[i] >= most))) << i;
+          values[i] = rectified(values[i], most);
         }
       }
       if (p.signs != nullptr) p.signs[word] = bits;

@@ -154,6 +154,7 @@ void row_conv_by(const GatherConv<T>& p, const Activations<const T>& input, cons
                                          direct ? std::min(N, O - panel * N) : N, start.get() + panel * N);
             });
           }
+          for (int64_t i = 0; i < positions; i++) activate(p.activation, first + i * stride, O);
           if (!direct) copy_matrix(O, positions, block.get(), 1, stride, to + x * output.step[2], output.channel_step, output.step[2]);
         }
       }

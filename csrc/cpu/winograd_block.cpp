@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor> winograd_block(Tensor input, Tensor weight, s
     auto conv = winograd_conv(p, static_cast<const T*>(input.data_ptr()), view,
                               bias ? static_cast<const T*>(bias->data_ptr()) : nullptr, static_cast<T*>(output.data_ptr()));
     conv.pooled = pool;
-    conv.rectified = true;
+    conv.activation.rectifies = true;
     if (save) conv.output_signs = static_cast<uint8_t*>(signs.data_ptr());
     if (save && pool) conv.output_positions = static_cast<uint8_t*>(positions.data_ptr());
     std::get<WinogradKernels<T>>(kernels()).conv(conv);

@@ -259,7 +259,7 @@ class TileOutput {
           best.keep(above[x + 1], 1);
           best.keep(biased(row[x], c), 2);
           best.keep(biased(row[x + 1], c), 3);
-          rectified(pixel + first + c, best.value);
+          write_rectified(pixel + first + c, best.value, count - c);
           if (p_.output_positions != nullptr) store_positions<T>(p_.output_positions + (pixel + first + c - p_.output), best.position);
         }
       });
@@ -271,8 +271,8 @@ class TileOutput {
           if (pixel == nullptr) continue;
           __builtin_prefetch(pixel + first + c + next_, 1, 3);
           const vec<T> value = biased(row[x], c);
-          if (p_.rectified)
-            rectified(pixel + first + c, value);
+          if (p_.activation.rectifies)
+            write_rectified(pixel + first + c, value, count - c);
           else
             store_some(pixel + first + c, value, count - c);
         }
@@ -282,8 +282,8 @@ class TileOutput {
 
  private:
   // As rectify() (rectify_kernel.h).
-  inline __attribute__((always_inline)) void rectified(S* to, vec<T> value) const {
-    store_values(to, value < 0 ? vec<T>{} : value);
+  inline __attribute__((always_inline)) void write_rectified(S* to, vec<T> value, int64_t count) const {
+    store_some(to, rectified(value, p_.activation.most), count);
     if (p_.output_signs != nullptr) store_signs<T>(p_.output_signs, to - p_.output, bits_of<T>(~(value <= 0)));
   }
 

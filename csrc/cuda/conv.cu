@@ -258,9 +258,9 @@ struct GpuConv : Gpu {
   using Gpu::Gpu;
 
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, const Tensor& output) {
+                   const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output) {
     expect_algorithm(op, algorithm);
-    TORCHCONV_CHECK(!packed, op, ": packed is for the CPU");
+    TORCHCONV_CHECK(!packed && !max_value, op, ": packed and max_value are for the CPU");
     const NoGrad guard;
     dispatch_conv(op, input, [&](auto zero) {
       using T = decltype(zero);

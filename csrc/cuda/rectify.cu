@@ -15,6 +15,8 @@ struct Rectify {
   T* values;
   const T* bias;
   uint8_t* signs;
+  wide<T> most;
+  bool ends;  // whether that is finite
 
   TORCHCONV_HD void operator()(Index byte) const {
     unsigned bits = 0;
@@ -23,8 +25,8 @@ struct Rectify {
       if (i >= count) break;
       wide<T> value = static_cast<wide<T>>(values[i]);
       if (bias != nullptr) value = static_cast<wide<T>>(static_cast<T>(value + static_cast<wide<T>>(bias[i / channel_step % channels])));
-      if (!(value <= 0)) bits |= 1u << b;
-      values[i] = static_cast<T>(value < 0 ? wide<T>(0) : value);
+      if (!(value <= 0 || (ends && value >= most))) bits |= 1u << b;
+      values[i] = static_cast<T>(value < 0 ? wide<T>(0) : value > most ? most : value);
     }
     if (signs != nullptr) signs[byte] = static_cast<uint8_t>(bits);
   }
@@ -50,10 +52,11 @@ struct GpuRectify : Gpu {
   static void rectify(const Rectified<T>& p) {
     // The last word is written whole.
     const int64_t bytes = p.signs == nullptr ? (p.count + BYTE - 1) / BYTE : words(p.count) * (WORD_BITS / BYTE);
+    const bool ends = p.most < std::numeric_limits<wide<T>>::infinity();
     with_index({p.count + WORD_BITS}, [&](auto zero) {
       using Index = decltype(zero);
       const auto count = static_cast<Index>(p.count), channels = static_cast<Index>(p.channels), step = static_cast<Index>(p.channel_step);
-      for_each<Index>(bytes, Rectify<T, Index>{count, channels, step, p.values, p.bias, reinterpret_cast<uint8_t*>(p.signs)});
+      for_each<Index>(bytes, Rectify<T, Index>{count, channels, step, p.values, p.bias, reinterpret_cast<uint8_t*>(p.signs), p.most, ends});
     });
   }
   template <class T>

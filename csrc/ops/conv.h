@@ -40,8 +40,9 @@ Activations<T> activations(const Tensor& t) {
 
 template <class Device>
 Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
-            Text algorithm, bool channels_last, std::optional<Tensor> packed) {
+            Text algorithm, bool channels_last, std::optional<Tensor> packed, std::optional<double> max_value) {
   const char* op = "conv";
+  if (max_value) expect_positive(op, "max_value", *max_value);
   const Device device(op, "input", input);
   device.expect("weight", weight);
   expect_same_dtype(op, "weight", weight, input);
@@ -58,7 +59,7 @@ Tensor conv(Tensor input, Tensor weight, std::optional<Tensor> bias, Ints stride
   expect_format(op, p.output_sizes(), channels_last);
   Tensor output = empty(input, p.output_sizes(), channels_last);
   if (output.numel() == 0) return output;
-  Device::conv(op, algorithm, p, input, weight, packed, bias, output);
+  Device::conv(op, algorithm, p, input, weight, packed, bias, max_value, output);
   return output;
 }
 

@@ -10,10 +10,11 @@ constexpr int64_t WORD_BITS = 64;
 
 inline int64_t words(int64_t count) { return (count + WORD_BITS - 1) / WORD_BITS; }
 
-// ReLU of the values, plus a bias a channel where there is one, in place. The bits are in the order of the values in memory.
+// ReLU of the values, plus a bias a channel where there is one, in place, and no more than `max_value`. The bits are in the order of the values in memory.
 template <class Device>
-Tensor rectify_(Tensor values, std::optional<Tensor> bias, bool save_signs) {
+Tensor rectify_(Tensor values, std::optional<Tensor> bias, bool save_signs, std::optional<double> max_value) {
   const char* op = "rectify_";
+  if (max_value) expect_positive(op, "max_value", *max_value);
   const Device device(op, "values", values);
   const bool nhwc = !values.is_contiguous();
   TORCHCONV_CHECK(!nhwc || (values.dim() >= 4 && is_channels_last(values)), op, ": values are neither contiguous nor channels-last");
@@ -30,9 +31,10 @@ Tensor rectify_(Tensor values, std::optional<Tensor> bias, bool save_signs) {
   const int64_t channel_step = nhwc || values.dim() < 2 ? 1 : values.numel() / (values.size(0) * channels);
   Device::dispatch_rectify(op, values, [&](auto zero) {
     using T = decltype(zero);
+    const auto most = static_cast<wide<T>>(max_value.value_or(std::numeric_limits<double>::infinity()));
     Device::rectify(Rectified<T>{values.numel(), channels, channel_step, static_cast<T*>(values.data_ptr()),
                                  bias ? static_cast<const T*>(bias->data_ptr()) : nullptr,
-                                 save_signs ? static_cast<uint64_t*>(signs.data_ptr()) : nullptr});
+                                 save_signs ? static_cast<uint64_t*>(signs.data_ptr()) : nullptr, static_cast<wide<T>>(static_cast<T>(most))});
   });
   return signs;
 }

@@ -5,7 +5,7 @@ they are made, used while they are in the cache, and forgotten.
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -60,8 +60,7 @@ def conv_relu_pool(
     for n in range(count):
         for first in range(0, height, rows):
             last = min(first + rows, height)
-            values = _conv_rows(input[n : n + 1], weight, bias, geometry, first * stride, min(last * stride, size[0]))
-            ops.rectify_(values, None, False)
+            values = _relu_rows(input[n : n + 1], weight, bias, geometry, first * stride, min(last * stride, size[0]))
             output[n : n + 1, :, first:last], found = ops.max_pool(values, *pool, ceil_mode, save_positions)
             if save_positions:
                 positions = ops.empty(found, output.shape, True) if positions is None else positions
@@ -150,10 +149,10 @@ def _padded(rows: Tensor, before: int, after: int) -> Tensor:
     return padded
 
 
-def _conv_rows(
+def _relu_rows(
     input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, first: int, last: int
 ) -> Tensor:
-    """The rows of the convolution's output from `first` to before `last`, of one picture."""
+    """The rows of the rectified output from `first` to before `last`, of one picture."""
     begin = first - geometry.padding[0]
     end = last - geometry.padding[0] + geometry.dilation[0] * (weight.shape[2] - 1)
     top = min(max(begin, 0), input.shape[2])
@@ -161,7 +160,7 @@ def _conv_rows(
     above = min(max(-begin, 0), end - begin)  # rows of padding; all are where it is wider than the band
     below = end - begin - above - (bottom - top)
     seen = _padded(input[:, :, top:bottom], above, below)
-    return ops.conv(seen, weight, bias, *geometry._replace(padding=(0, geometry.padding[1])))
+    return ops.conv(seen, weight, bias, *geometry._replace(padding=(0, geometry.padding[1])), inf)
 
 
 def _conv_input(

@@ -7,7 +7,7 @@ maps, masked. Inside of torch.func's transforms, of forward mode and of torch.co
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -58,16 +58,19 @@ class RectifyInput(Function):
 
 
 class ConvReLU(Function):
-    """relu(conv(x, w) + b)."""
+    """relu(conv(x, w) + b), and no more than a maximum; with no signs unless these are to be saved."""
 
     @staticmethod
     def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool
-    ) -> tuple[Tensor, Tensor]:
+        input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, save: bool, max_value: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if not save:
+            return ops.conv(input, weight, bias, *geometry, max_value), None
         size = reference.output_size(input.shape[2:], weight.shape[2:], *geometry[:3])
-        if ops.winograd_block_serves(input, ops.is_channels_last(input), size, weight, *geometry):
-            return ops.winograd_block(input, weight, bias, geometry.padding, False, save)[:2]
-        return ops.conv_relu(input, weight, bias, *geometry, save)
+        serves = ops.winograd_block_serves(input, ops.is_channels_last(input), size, weight, *geometry)
+        if serves and max_value == inf:
+            return ops.winograd_block(input, weight, bias, geometry.padding, False, True)[:2]
+        return ops.conv_relu(input, weight, bias, *geometry, max_value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -77,7 +80,7 @@ class ConvReLU(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
-            return (None,) * 5
+            return (None,) * 6
         *operands, weight, signs = ctx.saved_tensors
         size = grad_output.shape
         direct = None
@@ -97,7 +100,7 @@ class ConvReLU(Function):
             return rectify_input(grad_output[pictures], part, ctx.channels_last)
 
         part = len(grad_output) if rest else _part(ctx, size, grad_output)
-        return *_needed_grads(ctx, operands, weight, len(grad_output), part, rectified, direct), None, None
+        return *_needed_grads(ctx, operands, weight, len(grad_output), part, rectified, direct), *(None,) * 3
 
 
 class ConvReLUPool(Function):
@@ -122,7 +125,7 @@ class ConvReLUPool(Function):
         if large and input.is_cpu and ops.is_channels_last(input) and bands.are_apart(pool):
             output, positions = bands.conv_relu_pool(input, weight, bias, geometry, pool, ceil_mode, save)
         else:
-            values, _ = ops.conv_relu(input, weight, bias, *geometry, False)
+            values = ops.conv(input, weight, bias, *geometry, inf)
             output, positions = ops.max_pool(values, *pool, ceil_mode, save)
         return output, ops.rectify_(output, None, save), positions
 

@@ -1,10 +1,12 @@
 """Convolution with what usually follows it, as one step: less is kept for the backward pass than by its pieces."""
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from torchconv import autograd
 from torchconv.autograd import ConvGeometry
@@ -29,14 +31,17 @@ def conv_relu2d(
     dilation: IntOrInts = 1,
     groups: int = 1,
     *,
+    max_value: float = inf,
     recompute: bool = False,
 ) -> Tensor:
     """`relu(conv2d(...))`, which keeps one bit of each output for the backward pass.
 
-    The gradient of the ReLU is zero where its input is zero or less, as torch's. Differentiable to any order.
+    The gradient of the ReLU is zero where its input is zero or less, as torch's, or a finite `max_value` or more.
+    Differentiable to any order.
 
     Args:
         input, weight, bias, stride, padding, dilation, groups: see `torchconv.functional.conv2d`.
+        max_value: the most that an output is: 6 for `relu6(conv2d(...))`.
         recompute: whether a `conv_relu2d` or `conv_relu_pool2d` that takes the output computes it again in its backward
             pass, of `input`, instead of keeping it: less where `input` is small and there anyway, as a picture is.
 
@@ -45,15 +50,19 @@ def conv_relu2d(
 
     Raises:
         RuntimeError, TypeError: as `conv2d`.
+        ValueError: `max_value` is not more than 0.
     """
+    if not max_value > 0:
+        raise ValueError(f"conv_relu2d: max_value is {max_value}, expected more than 0")
     operands = conv_operands("conv_relu2d", 2, input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias, geometry, batched = operands
     if _composed(input):
-        output = torch.relu(autograd.conv(input, weight, bias, geometry))
+        values = autograd.conv(input, weight, bias, geometry)
+        output = torch.relu(values) if max_value == inf else F.hardtanh(values, 0.0, max_value)
     else:
 
         def compute(*operands: Tensor | None) -> Tensor:
-            return autograd.conv_relu(*operands, geometry, is_recorded(operands))[0]
+            return autograd.conv_relu(*operands, geometry, is_recorded(operands), max_value)[0]
 
         output = _computed(compute, (input, weight, bias), recompute)
     return output if batched else output.squeeze(0)

@@ -222,6 +222,7 @@ def _conv(
     groups: int,
     algorithm: str,
     channels_last: bool,
+    *_: Any,
 ) -> list[int]:
     kernel = weight.shape[2:]
     plane = output_size(input.shape[2:], kernel, stride, padding, dilation)

@@ -1,5 +1,6 @@
 """A convolution with what usually follows it, as one layer that keeps less for backward than the several."""
 
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -33,15 +34,25 @@ class ConvReLU2d(_Block):
 
     Args:
         *args, **kwargs: those of `Conv2d`.
+        max_value: the most that an output is: 6 for `Conv2d` and `ReLU6`. An attribute.
         recompute: whether a fused block that takes the output computes it again in its backward pass, of this one's
             input, instead of keeping it: less where the input is small and there anyway, as a picture is. An attribute,
             which `convert` sets for such layers.
     """
 
+    max_value: float = inf
+
+    def __init__(self, *args: Any, max_value: float = inf, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_value = max_value
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input, padding = padded(self, input)
         geometry = (self.stride, padding, self.dilation, self.groups)
-        return conv_relu2d(input, weight, bias, *geometry, recompute=self.recompute)
+        return conv_relu2d(input, weight, bias, *geometry, max_value=self.max_value, recompute=self.recompute)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.max_value == inf else f", max_value={self.max_value}")
 
 
 class ConvReLUPool2d(_Block):

@@ -1,5 +1,7 @@
 """ReLU in place, and its gradient from one bit per element."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 
@@ -11,20 +13,25 @@ def _in_memory(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def rectify_(values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Add a bias a channel, and set negative values to zero, in place. -0 and NaN stay, as in torch.relu.
+def rectify_(values: Tensor, bias: Tensor | None = None, max_value: float = inf) -> Tensor:
+    """Add a bias a channel, and bring the values into [0, max_value], in place. -0 and NaN stay, as in torch.relu.
 
     Args:
         values: dense, contiguous or channels-last.
         bias: one for each of dimension 1, or None.
+        max_value: infinite for ReLU, 6 for ReLU6.
 
     Returns:
         int64 words of 64 bits, for the elements in the order in which they lie, the first one lowest: whether the
-        gradient passes, which it does not where a value is <= 0.
+        gradient passes, which it does not where a value is <= 0, or >= a finite `max_value`.
     """
     if bias is not None:
         values += bias.reshape(-1, *[1] * (values.dim() - 2))
-    passes = ~(_in_memory(values) <= 0)
+    elements = _in_memory(values)
+    passes = ~(elements <= 0)
+    if max_value < inf:
+        passes &= ~(elements >= max_value)
+        values.masked_fill_(values > max_value, max_value)
     values.masked_fill_(values < 0, 0)
     words = torch.nn.functional.pad(passes.long(), (0, -len(passes) % WORD)).view(-1, WORD)
     return words.bitwise_left_shift(torch.arange(WORD, device=values.device)).sum(1)
