@@ -72,7 +72,7 @@ bench: $(VENV)/.bench ## torchconv beside torch.nn and others: docs/benchmarks.m
 
 bench-memory: $(VENV)/.bench ## the memory of a step alone, in the same page (half an hour)
 	$(VENV)/bin/python benchmarks/memory.py $(BENCH)
-	$(VENV)/bin/python benchmarks/report.py
+	$(VENV)/bin/python benchmarks/report.py --parts machine targets memory
 
 # Pages of names that are gone would stay, and be warned about. Tutorials that haven't changed don't run again.
 docs: $(VENV)/.docs ## the documentation site: docs/_build/html/index.html (some minutes the first time)

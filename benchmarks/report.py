@@ -1,6 +1,7 @@
 """Fills docs/benchmarks.md from the figures in benchmarks/results/: each part between <!-- name --> and <!-- /name -->.
 
-What was not measured says so. Nothing is computed here but ratios and means.
+What was not measured says so. After a run of some scripts, --parts names what to fill; the tables of machines and
+targets then keep the rows of the others. Nothing is computed here but ratios and means.
 """
 
 import argparse
@@ -234,11 +235,24 @@ def slower(results: Results) -> str:
     return "Nothing." if results.files and not rows else markdown(["faster", "figures", "what"], sorted(rows))
 
 
-def fill(page: str, name: str, text: str) -> str:
+def fill(page: str, name: str, text: str, keep: bool = False) -> str:
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = page.split(opening)
-    return f"{before}{opening}\n{text}\n{closing}{rest.split(closing)[1]}"
+    old, after = rest.split(closing)
+    if keep and name in BY_SCRIPT:
+        text = with_rows_of(old.strip(), text)
+    return f"{before}{opening}\n{text}\n{closing}{after}"
 
+
+def with_rows_of(old: str, new: str) -> str:
+    """A table, and in the place of the rows that it lacks or has nothing measured for, those of another."""
+    before = {line.split(" | ")[0]: line for line in old.splitlines()[2:]}
+    rows = {line.split(" | ")[0]: line for line in new.splitlines()[2:]}
+    rows = {name: before.get(name, line) if "not measured" in line else line for name, line in rows.items()}
+    return "\n".join([*new.splitlines()[:2], *rows.values(), *(before[name] for name in before if name not in rows)])
+
+
+BY_SCRIPT = ("machine", "targets")  # the rows are of different scripts
 
 PARTS: dict[str, Callable[[Results], str]] = {
     "machine": machine,
@@ -263,10 +277,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(benchmarks/results/)")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="the page to fill (docs/benchmarks.md)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help="only these: %(choices)s")
     options = parser.parse_args()
     results, page = Results(options.results), options.page.read_text()
-    for name, part in PARTS.items():
-        page = fill(page, name, part(results))
+    for name in options.parts or PARTS:
+        page = fill(page, name, PARTS[name](results), keep=options.parts is not None)
     options.page.write_text(page)
     return 0
 

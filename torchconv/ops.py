@@ -27,12 +27,13 @@ class Served(NamedTuple):
     columns: tuple[torch.dtype, ...] = ()
     pooling: tuple[torch.dtype, ...] = ()
     activations: tuple[torch.dtype, ...] = ()
+    rectified: tuple[torch.dtype, ...] = ()  # of convolutions that rectify what they write
 
 
 _REAL = (torch.float32, torch.float64)
 _ALL_REAL = (*_REAL, torch.bfloat16, torch.float16)
 _ALL = (*_ALL_REAL, torch.complex64, torch.complex128)
-_CPU = Served(_ALL_REAL, _ALL_REAL, _ALL_REAL, _REAL) if _extension.LOADED else Served()
+_CPU = Served(_ALL_REAL, _ALL_REAL, _ALL_REAL, _REAL, _REAL) if _extension.LOADED else Served()
 _CUDA = Served(_ALL, _ALL, _ALL_REAL, _ALL_REAL) if _extension.CUDA else Served()
 _NOWHERE = Served()
 _kernels: Any = torch.ops.torchconv
@@ -200,9 +201,9 @@ def conv(
 ) -> Tensor:
     """See `torchconv.reference.conv`. Sums of 16-bit types are float32, rounded once.
 
-    With a `max_value`, which is for float32 and float64, `rectify_` follows.
+    With a `max_value`, which is for what `rectify_` takes, that follows.
     """
-    if max_value is not None and not (input.is_cpu and _compiled(input, algorithm, "convolutions")):
+    if max_value is not None and not _compiled(input, algorithm, "rectified"):
         return _conv_then_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, False)[0]
     if dtype := _wide(input, weight, algorithm):
         wide_bias = None if bias is None else bias.to(dtype)

@@ -22,6 +22,7 @@ template <class T>
 void im2col(const Columns<T>& p) {
   const Window& w = p.window;
   const int64_t taps = volume(w.kernel), outputs = volume(w.output), width = w.output[2], stride = w.stride[2];
+  const bool far = p.batch * p.channels * taps * outputs * static_cast<int64_t>(sizeof(T)) >= FAR_BYTES && p.step[2] == 1 && stride == 1;
   torch::stable::parallel_for(0, p.batch * p.channels * taps, std::max<int64_t>(1, 16384 / (outputs + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t tap = i % taps, c = i / taps % p.channels, n = i / taps / p.channels;
@@ -33,12 +34,15 @@ void im2col(const Columns<T>& p) {
         if (x0 == x1) return;
         const T* from = image + d * p.step[0] + h * p.step[1] + (x0 * stride + offset) * p.step[2];
         const int64_t step = stride * p.step[2];
-        if (step == 1)
+        if (far)
+          copy_far(from, to + x0, x1 - x0);
+        else if (step == 1)
           std::memcpy(to + x0, from, (x1 - x0) * sizeof(T));
         else
           for (int64_t x = x0; x < x1; x++) to[x] = from[(x - x0) * step];
       });
     }
+    if (far) arrive();
   });
 }
 

@@ -1,4 +1,4 @@
-// Runs of memory, copied and zeroed. Most are too short for a call of memcpy to pay.
+// Runs of memory, copied and zeroed. Most are too short for a call of memcpy to pay, and some results too large for the caches.
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
@@ -30,6 +30,42 @@ inline __attribute__((always_inline)) void copy_run(const T* from, T* to, int64_
 template <class T>
 inline void zero_run(T* to, int64_t count) {
   if (count > 0) std::memset(to, 0, count * sizeof(T));
+}
+
+// A result of so many bytes has left the caches before anyone reads it, and is written past them: else each line is read first.
+constexpr int64_t FAR_BYTES = 32 << 20;
+
+inline bool is_aligned(const void* place) { return reinterpret_cast<uintptr_t>(place) % VECTOR_BYTES == 0; }
+
+// One vector, past the caches, to an aligned place; the thread calls `arrive` when it has written its last.
+template <class T>
+inline __attribute__((always_inline)) void store_far(T* to, vec<T> value) {
+#if defined(__x86_64__) && VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#elif defined(__x86_64__) && VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(value));
+#elif defined(__x86_64__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(value));
+#else
+  store(to, value);
+#endif
+}
+
+inline void arrive() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+// A run, past the caches but for what it shares of their lines with its neighbours.
+template <class T>
+inline void copy_far(const T* from, T* to, int64_t count) {
+  constexpr int64_t L = VECTOR_BYTES / sizeof(T);
+  const int64_t first = std::min(count, (-reinterpret_cast<intptr_t>(to) & (VECTOR_BYTES - 1)) / static_cast<int64_t>(sizeof(T)));
+  copy_run(from, to, first);
+  int64_t i = first;
+  for (; i + L <= count; i += L) store_far(reinterpret_cast<uint8_t*>(to + i), load(reinterpret_cast<const uint8_t*>(from + i)));
+  copy_run(from + i, to + i, count - i);
 }
 
 }  // namespace TORCHCONV_ISA

@@ -95,6 +95,8 @@ void with_index(std::initializer_list<int64_t> numbers, const F& f) {
 // The device of an op (csrc/ops): made of its first tensor, it holds the others to be where that is, and makes that place current.
 class Gpu {
  public:
+  static Tensor contiguous(const Tensor& t) { return as_contiguous(t); }
+
 #if defined(__CUDACC__)
   Gpu(const char* op, const char* name, const Tensor& t) : op_(op), index_(index_of(op, name, t)), guard_(index_) {}
   void expect(const char* name, const Tensor& t) const {

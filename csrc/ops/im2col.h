@@ -25,7 +25,7 @@ Tensor im2col(Tensor input, Ints kernel_size, Ints stride, Ints padding, Ints di
   const Ints sizes{input.size(0), checked_volume(op, {input.size(1), taps}), checked_volume(op, positions)};
   checked_volume(op, sizes);
   // Each pixel is read once for every tap: one copy costs less than as many reads apart.
-  if (taps > 1) input = as_contiguous(input);
+  if (taps > 1) input = Device::contiguous(input);
   Tensor columns = empty(input, sizes, false);
   dispatch<Types...>(op, input, [&](auto zero) {
     using T = decltype(zero);
