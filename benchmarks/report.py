@@ -119,10 +119,23 @@ def grid(results: Results) -> str:
     for model in [*dict.fromkeys(e["model"] for e in entries), "all"]:
         mine = [e for e in entries if model in (e["model"], "all")]
         for batch in batches:
-            cells = [_mean_and_least([e for e in mine if (e["batch"], e["pass"]) == (batch, each)]) for each in PASSES]
+            cells = _by_pass([e for e in mine if e["batch"] == batch])
             rows.append([model, str(len({e["what"] for e in mine})), str(batch), *cells])
     table = markdown(["network", "layers", "batch", *PASSES.values()], rows)
     return f"Geometric mean of the layers, and the least of them; of everything {mean(entries)}.\n\n{table}"
+
+
+def other_ranks(results: Results) -> str:
+    entries = results.entries("other_ranks")
+    rows = []
+    for network in dict.fromkeys(e["network"] for e in entries):
+        mine = [e for e in entries if e["network"] == network]
+        rows.append([network, str(len({e["what"] for e in mine})), *_by_pass(mine)])
+    return markdown(["network", "layers", *PASSES.values()], rows)
+
+
+def _by_pass(entries: list[Entry]) -> list[str]:
+    return [_mean_and_least([e for e in entries if e["pass"] == each]) for each in PASSES]
 
 
 def _mean_and_least(entries: list[Entry]) -> str:
@@ -261,6 +274,7 @@ PARTS: dict[str, Callable[[Results], str]] = {
     "isas": isas,
     "networks": networks,
     "grid": grid,
+    "other_ranks": other_ranks,
     "roofline": pictures("roofline*.png"),
     "pooling": pooling,
     "peers": peers,
