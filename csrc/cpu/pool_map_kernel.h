@@ -113,18 +113,12 @@ inline __attribute__((always_inline)) void counted(size_t holders, const F& f) {
 }
 
 template <class T, class Position>
-bool is_far(const PoolMap<T, Position>& p) {
-  return p.batch * p.channels * volume(p.window.input) * static_cast<int64_t>(sizeof(T)) >= FAR_BYTES;
-}
-
-template <class T, class Position>
 void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
   constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
   const int64_t C = p.channels;
   const auto depths = holders(w, 0), heights = holders(w, 1), widths = holders(w, 2);
   const Extent lines{w.input[0], w.input[1], 1};
-  const bool far = is_far(p);
   torch::stable::parallel_for(0, p.batch * volume(lines), std::max<int64_t>(1, 4096 / (C * w.input[2] + 1)), [&](int64_t begin, int64_t end) {
     std::vector<Holder> rows, found;  // rows of windows that hold a row of pixels, and windows that hold a pixel; as which of their taps
     OutputPosition at(lines, begin);
@@ -152,12 +146,6 @@ void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
               const auto picked = load_positions<T>(p.positions + found[i].window + c) == Indices<T>{} + static_cast<WideIndex<T>>(found[i].tap);
               sum += picked ? load_values(p.pooled + found[i].window + c) : Values<T>{};
             }
-            if constexpr (std::is_same_v<T, wide<T>>) {
-              if (far && is_aligned(to + c)) {
-                store_far(to + c, sum);
-                continue;
-              }
-            }
             store_values(to + c, sum);
           }
           for (; c < C; c++) {
@@ -169,7 +157,6 @@ void pool_scatter_channels_last(const PoolMap<T, Position>& p) {
         });
       }
     }
-    if (far) arrive();
   });
 }
 
@@ -193,7 +180,6 @@ void pool_scatter_pairs(const PoolMap<T, Position>& p) {
   const Window& w = p.window;
   const int64_t W = w.input[2], total = p.batch * p.channels * volume(w.output);
   const Extent lines{w.input[0], w.input[1], 1};
-  const bool far = is_far(p);
   torch::stable::parallel_for(0, p.batch * p.channels * volume(lines), std::max<int64_t>(1, 4096 / (W + 1)), [&](int64_t begin, int64_t end) {
     OutputPosition place(lines, begin);  // in its plane: that is the batch here
     for (int64_t row = begin; row < end; row++, place.advance(lines)) {
@@ -213,22 +199,18 @@ void pool_scatter_pairs(const PoolMap<T, Position>& p) {
         const Values<T> even = none + (position == first ? value : none), odd = none + (position == first + 1 ? value : none);
         wide<T> both[2 * L];
         store_in_turn(both, even, odd, std::make_integer_sequence<int, L>{});
-        if (W - 2 * x < 2 * L) {
-          copy_run(both, to + 2 * x, W - 2 * x);
-        } else if (far && is_aligned(to)) {
-          store_far(to + 2 * x, load(both));
-          store_far(to + 2 * x + L, load(both + L));
-        } else {
-          store(to + 2 * x, load(both));
-          store(to + 2 * x + L, load(both + L));
-        }
+        T some[2 * L];
+        const bool whole = W - 2 * x >= 2 * L;
+        T* const run = whole ? to + 2 * x : some;
+        store_values(run, load(both));
+        store_values(run + L, load(both + L));
+        if (!whole) copy_run(some, to + 2 * x, W - 2 * x);
       }
       for (x *= 2; x < W; x++) {
         const int64_t at = from + x / 2;
         to[x] = p.positions[at] == static_cast<Position>(tap + x % 2) ? static_cast<T>(wide<T>(0) + static_cast<wide<T>>(p.pooled[at])) : T(0);
       }
     }
-    if (far) arrive();
   });
 }
 

@@ -35,11 +35,8 @@ inline void zero_run(T* to, int64_t count) {
 // A result of so many bytes has left the caches before anyone reads it, and is written past them: else each line is read first.
 constexpr int64_t FAR_BYTES = 32 << 20;
 
-inline bool is_aligned(const void* place) { return reinterpret_cast<uintptr_t>(place) % VECTOR_BYTES == 0; }
-
 // One vector, past the caches, to an aligned place; the thread calls `arrive` when it has written its last.
-template <class T>
-inline __attribute__((always_inline)) void store_far(T* to, vec<T> value) {
+inline __attribute__((always_inline)) void store_far(uint8_t* to, vec<uint8_t> value) {
 #if defined(__x86_64__) && VECTOR_BYTES == 64
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
 #elif defined(__x86_64__) && VECTOR_BYTES == 32

@@ -62,8 +62,10 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
   const int64_t total = p.batch * volume(w.output), taps = volume(w.kernel), K = taps * p.in_channels, O = p.out_channels;
   const int64_t in_pixel = p.groups * p.in_channels, out_pixel = p.groups * O;
   const bool in_place = columns_in_place<T>(w, in_pixel) && p.in_channels % lanes<T> == 0;
-  // Of few positions that lie in place, a block has so much more of each: long runs of the gradient are written at a time.
-  const int64_t width = in_place ? std::max<int64_t>(DEPTH, DEPTH * DEPTH / std::max<int64_t>(total, 1) / N * N) : DEPTH, blocks = ceil_div(K, width);
+  // Blocks are even: 160 are 96 and 64, not 128 and 32. Of few positions that lie in place, one has so much more of each: long runs of the
+  // gradient are written at a time.
+  const int64_t even = ceil_div(ceil_div(K, ceil_div(K, DEPTH)), N) * N;
+  const int64_t width = in_place ? std::max<int64_t>(even, DEPTH * DEPTH / std::max<int64_t>(total, 1) / N * N) : even, blocks = ceil_div(K, width);
   const int64_t wanted = std::clamp<int64_t>(ceil_div(SUMS, p.groups * blocks), 1, std::max<int64_t>(1, total / SHORTEST_SUM));
   const int64_t sums = wanted == 1 ? 1 : ceil_div(wanted, 2) * 2;  // an even number, as that of threads mostly is
   // A single sum of filters whose elements lie in the order of the columns is computed where it belongs.
