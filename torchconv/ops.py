@@ -204,7 +204,7 @@ def conv(
     With a `max_value`, which is for what `rectify_` takes, that follows.
     """
     if max_value is not None and not _compiled(input, algorithm, "rectified"):
-        return _conv_then_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, False)[0]
+        return conv_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, False)[0]
     if dtype := _wide(input, weight, algorithm):
         wide_bias = None if bias is None else bias.to(dtype)
         wide = conv(input.to(dtype), weight.to(dtype), wide_bias, stride, padding, dilation, groups, algorithm)
@@ -428,23 +428,9 @@ def conv_relu(
     groups: int,
     algorithm: str,
     max_value: float,
-) -> tuple[Tensor, Tensor]:
-    """`conv` with a `max_value`, and the signs that `rectify_` saves."""
-    return _conv_then_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, True)
-
-
-def _conv_then_relu(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    groups: int,
-    algorithm: str,
-    max_value: float,
     save_signs: bool,
 ) -> tuple[Tensor, Tensor]:
+    """`conv`, then `rectify_`: in two steps, as the signs are those of a whole output."""
     # On a GPU the bias comes with the ReLU, in one pass over what the matrix product left.
     late = input.is_cuda
     output = conv(input, weight, None if late else bias, stride, padding, dilation, groups, algorithm)

@@ -70,7 +70,7 @@ class ConvReLU(Function):
         serves = ops.winograd_block_serves(input, ops.is_channels_last(input), size, weight, *geometry)
         if serves and max_value == inf:
             return ops.winograd_block(input, weight, bias, geometry.padding, False, True)[:2]
-        return ops.conv_relu(input, weight, bias, *geometry, max_value)
+        return ops.conv_relu(input, weight, bias, *geometry, max_value, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
