@@ -62,7 +62,7 @@ struct GatherConv {
   const T* bias;  // may be null
   T* output;
   bool every_phase = false;
-  Activation<T> activation{};
+  Activation<wide<T>> activation{};
 };
 
 // The weight gradient: grad_weight[out, in, tap] = sum over positions of grad_output[position, out] * input[...].

@@ -37,7 +37,7 @@ namespace TORCHCONV_ISA {
 template <class T>
 constexpr ConvKernels<T> conv_table() {
   return {gather_conv<T>, pack_weight<T>, TILE_COLUMNS<T>, weight_grad<T>, row_conv<T>, row_weight_grad<T>, row_conv_serves<T>,
-          row_weight_grad_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>, plane_conv<T>, plane_weight_grad<T>, planes_serve<T, GatherConv>, planes_serve<T, WeightGrad>, transpose<T>};
+          row_weight_grad_serves<T>, pointwise::conv<T>, pointwise_conv_serves<T>, plane_conv<T>, plane_weight_grad<T>, planes_serve<T, GatherConv>, planes_serve<T, WeightGrad>};
 }
 
 template <class S>
@@ -70,14 +70,18 @@ constexpr RectifyKernels<T> rectify_table() {
   return {rectify<T>, rectify_input<T>};
 }
 
-const Kernels kernels{conv_table<float>(),
+const Kernels kernels{transpose<float>,
+                      transpose<double>,
+                      transpose<BFloat16>,
+                      transpose<Half>,
+                      conv_table<float>(),
                       conv_table<double>(),
                       winograd_table<float>(),
                       winograd_table<double>(),
                       winograd_table<BFloat16>(),
                       narrow_table<BFloat16>(),
                       narrow_table<Half>(),
-                      {paired_conv, paired_conv_serves},
+                      paired_table(),
                       column_table<float>(),
                       column_table<double>(),
                       column_table<BFloat16>(),

@@ -3,16 +3,17 @@ namespace torchconv {
 namespace TORCHCONV_ISA {
 
 constexpr int64_t ROW_TILES = 8;  // micro-tiles in a block: a packed one stays in the L2 cache
-constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;
+constexpr int64_t BLOCK_ROWS = ROW_TILES * TILE_ROWS;  // of gemm.h's tiles; others have other heights
 
 // With one tap, rows are the input's pixels as they lie. Positions next to each other in a picture see, in each line of the kernel, what
 // lies a stride apart: those rows too are in place, in the input's lines or, where the kernel reaches beyond these, in copies of them
-// with zeros at the ends. All others are packed.
+// with zeros at the ends; a tile in the midst of a wide line sees the input itself. All others are packed.
 enum class ColumnsAs { pixels, lines, packed };
 
 // Elements that a tap, or a line of taps, has at least, and positions a line, for lines to be worth their short sums and small tiles:
 // of lines of seven positions, as a last stage's pictures have, packing costs less than tiles of three and four rows lose.
 constexpr int64_t SHORTEST_RUN = 32, SHORTEST_LINE = 12;
+constexpr int64_t SHORTEST_RUN_OF_PAIRS = 8;  // of bfloat16, whose short sums stay in registers
 
 // Whether a line of taps is one run, channels in their order.
 inline bool taps_are_run(const Window& w, int64_t groups) { return groups == 1 && w.dilation[2] == 1; }
@@ -24,8 +25,9 @@ ColumnsAs columns_as(const Window& w, int64_t groups, int64_t channels) {
   const bool pictures = w.kernel[0] == 1 && w.input[0] == 1 && w.output[0] == 1 && w.padding[0] == 0;
   const bool copied_for_one_tap = volume(w.kernel) <= 1 && collide<E>(w.stride[2] * pixel);
   const int64_t run = taps_are_run(w, groups) ? w.kernel[2] * channels : channels;
-  return pictures && !copied_for_one_tap && volume(w.kernel) > 0 && run >= SHORTEST_RUN && w.output[2] >= SHORTEST_LINE ? ColumnsAs::lines
-                                                                                                                        : ColumnsAs::packed;
+  const int64_t shortest = std::is_same_v<E, BFloat16> ? SHORTEST_RUN_OF_PAIRS : SHORTEST_RUN;
+  return pictures && !copied_for_one_tap && volume(w.kernel) > 0 && run >= shortest && w.output[2] >= SHORTEST_LINE ? ColumnsAs::lines
+                                                                                                                    : ColumnsAs::packed;
 }
 
 template <class E>
@@ -36,9 +38,11 @@ class ColumnBlock {
     int64_t first, rows, line, x;
   };
 
-  // Packed rows are `distance` apart.
-  ColumnBlock(const Window& window, int64_t group_count, int64_t channel_count, const E* activations, int64_t distance)
+  // Packed rows are `distance` apart; micro-tiles have `height` of them.
+  ColumnBlock(const Window& window, int64_t group_count, int64_t channel_count, const E* activations, int64_t distance, int64_t height = TILE_ROWS)
       : w(window),
+        tile_rows(height),
+        block_rows(ROW_TILES * height),
         channels(channel_count),
         pixel(group_count * channels),
         input(activations),
@@ -47,19 +51,21 @@ class ColumnBlock {
         width(seen_by(w.output[2])),
         copied(w.padding[2] > 0 || width - w.padding[2] > w.input[2] || collide<E>(w.stride[2] * pixel)),
         pitch(copied && collide<E>(w.stride[2] * pixel) ? pixel + LINE<E> : pixel),
-        runs(taps_are_run(w, group_count) && pitch == pixel) {
-    if (as == ColumnsAs::packed) copies.emplace(BLOCK_ROWS * packed_distance);
+        runs(taps_are_run(w, group_count) && pitch == pixel),
+        inner_begin(ceil_div(std::max<int64_t>(w.padding[2], 0), w.stride[2])),
+        inner_end((std::max(w.input[2] + w.padding[2] - (w.kernel[2] - 1) * w.dilation[2], INT64_C(0)) + w.stride[2] - 1) / w.stride[2]) {
+    if (as == ColumnsAs::packed) copies.emplace(block_rows * packed_distance);
     if (as != ColumnsAs::lines) return;
-    const int64_t most = BLOCK_ROWS / w.output[2] + 2, pictures = most / w.output[1] + 2;
+    const int64_t most = block_rows / w.output[2] + 2, pictures = most / w.output[1] + 2;
     const int64_t fresh = shares_lines() ? std::min(w.kernel[1], w.stride[1] / w.dilation[1]) : w.kernel[1];  // of a line that isn't a picture's first
-    const int64_t pixels = std::min(width, seen_by(BLOCK_ROWS));
+    const int64_t pixels = std::min(width, seen_by(block_rows));
     if (copied) copies.emplace((most * fresh + pictures * w.kernel[1]) * pixels * pitch);
     zeros.emplace(pixels * pitch);
     zero_run(zeros->get(), pixels * pitch);
   }
 
   bool packed() const { return as == ColumnsAs::packed; }
-  // The block's positions, in tiles of at most TILE_ROWS or, broad ones, BROAD_ROWS.
+  // The block's positions, in tiles of at most `height` rows or, broad ones, BROAD_ROWS.
   const std::vector<Tile>& tiles() const { return tall; }
   const std::vector<Tile>& broad_tiles() const { return broad; }
 
@@ -84,6 +90,16 @@ class ColumnBlock {
     find_lines(count);
   }
 
+  // Where to end, from a place in the depth that this gave before, that the runs between are of one length: several short ones, or a part of
+  // a long one of about `most`, in vectors.
+  int64_t end_of_runs(int64_t begin, int64_t depth, int64_t most) const {
+    const int64_t run = run_of(depth);
+    if (run <= most) return run == 0 ? depth : std::min(depth, begin + most / run * run);
+    const int64_t part = ceil_div(ceil_div(run, ceil_div(run, most)), LINE<E>) * LINE<E>;
+    return std::min({depth, begin + part, (begin / run + 1) * run});
+  }
+  int64_t runs_between(int64_t begin, int64_t end) const { return as == ColumnsAs::lines ? ceil_div(end, run_of(end)) - begin / run_of(end) : 1; }
+
   // use(from, to, distance, row_of) for runs of the depth [begin, end) of a group: there the row of a tile's first position begins at
   // row_of(tile), and the next ones' are `distance` apart.
   template <class F>
@@ -96,11 +112,11 @@ class ColumnBlock {
         pack_row(w, input, pixel, channel, channels, corners[i], begin, end, copies->get() + i * packed_distance);
       return use(begin, end, packed_distance, [&](const Tile& t) { return copies->get() + t.first * packed_distance; });
     }
-    const int64_t taps = w.kernel[2], run = runs ? taps * channels : channels;
+    const int64_t taps = w.kernel[2], run = run_of(end);
     for (int64_t k = begin, next; k < end; k = next) {
       next = std::min(end, (k / run + 1) * run);
       const int64_t line = k / channels / taps, place = runs ? k % run : k / run % taps * w.dilation[2] * pitch + channel + k % run;
-      use(k, next, w.stride[2] * pitch, [&](const Tile& t) { return lines[t.line * w.kernel[1] + line] + t.x * w.stride[2] * pitch + place; });
+      use(k, next, w.stride[2] * pitch, [&](const Tile& t) { return seen_from(t, lines[t.line * w.kernel[1] + line]) + t.x * w.stride[2] * pitch + place; });
     }
   }
 
@@ -118,22 +134,31 @@ class ColumnBlock {
   }
 
  private:
+  // A line of the input, or of copies of it, from where the kernel's first place is at the line's first position: as tiles near its ends
+  // see it, and others.
+  struct Line {
+    const E *left, *middle, *right;
+  };
+  const E* seen_from(const Tile& t, const Line& line) const { return t.x < inner_begin ? line.left : t.x + t.rows > inner_end ? line.right : line.middle; }
+
+  // How much of the depth is one run of memory.
+  int64_t run_of(int64_t depth) const { return as != ColumnsAs::lines ? depth : runs ? w.kernel[2] * channels : channels; }
+
   void add_tiles(int64_t from, int64_t count, int64_t line, int64_t x) {
-    for_each_tile(count, TILE_ROWS, [&](int64_t i, int64_t rows) { tall.push_back({from + i, rows, line, x + i}); });
-    if (BROAD_ROWS > 0) for_each_tile(count, BROAD_ROWS, [&](int64_t i, int64_t rows) { broad.push_back({from + i, rows, line, x + i}); });
+    for_each_tile(count, tile_rows, [&](int64_t i, int64_t rows) { tall.push_back({from + i, rows, line, x + i}); });
+    if (BROAD_ROWS > 0 && tile_rows == TILE_ROWS) for_each_tile(count, BROAD_ROWS, [&](int64_t i, int64_t rows) { broad.push_back({from + i, rows, line, x + i}); });
   }
 
   // How many pixels of a line so many positions see.
   int64_t seen_by(int64_t positions) const { return (positions - 1) * w.stride[2] + (w.kernel[2] - 1) * w.dilation[2] + 1; }
 
   // Blocks are of whole lines of the output, unless these are longer than a block.
-  bool whole_lines() const { return w.output[2] <= BLOCK_ROWS; }
+  bool whole_lines() const { return w.output[2] <= block_rows; }
 
   // Whether a line of the output sees lines that the one before it has seen, in other places of the kernel.
   bool shares_lines() const { return whole_lines() && w.stride[1] % w.dilation[1] == 0; }
 
-  // What each line of the kernel sees from `count` positions: the input's line, from where the kernel's first place is at the line's first
-  // position.
+  // What each line of the kernel sees from `count` positions.
   void find_lines(int64_t count) {
     const int64_t H = w.input[1], KH = w.kernel[1], S = w.stride[1], D = w.dilation[1], across = w.output[2], last = first + count - 1;
     const int64_t begin = first / across, end = last / across;
@@ -143,23 +168,39 @@ class ColumnBlock {
     for (int64_t line = begin; line <= end; line++) {
       const int64_t picture = line / w.output[1], y = line % w.output[1];
       const int64_t left = line == begin ? first % across : 0, right = line == end ? last % across : across - 1;
-      const int64_t from = left * w.stride[2], pixels = seen_by(right - left + 1);
       for (int64_t k = 0; k < KH; k++) {
         const int64_t h = y * S - w.padding[1] + k * D;
         inside.push_back(0 <= h && h < H);
         if (!inside.back()) {
-          lines.push_back(zeros->get() - from * pitch);
+          const E* const zero = zeros->get() - left * w.stride[2] * pitch;
+          lines.push_back({zero, zero, zero});
         } else if (line > begin && y > 0 && shares_lines() && k + S / D < KH) {
           lines.push_back(lines[lines.size() - KH + S / D]);  // the output's line before has seen it
-        } else if (!copied) {
-          lines.push_back(input + ((picture * H + h) * w.input[2] - w.padding[2]) * pixel);
         } else {
-          copy_line(input + (picture * H + h) * w.input[2] * pixel, from - w.padding[2], pixels, to);
-          lines.push_back(to - from * pitch);
-          to += pixels * pitch;
+          lines.push_back(see(input + (picture * H + h) * w.input[2] * pixel, left, right, to));
         }
       }
     }
+  }
+
+  // What the positions [left, right] see of one of the input's lines; copies go to `to`.
+  Line see(const E* line, int64_t left, int64_t right, E*& to) const {
+    const auto copy = [&](int64_t begin, int64_t end) {
+      const int64_t from = begin * w.stride[2], pixels = seen_by(end - begin + 1);
+      copy_line(line, from - w.padding[2], pixels, to);
+      to += pixels * pitch;
+      return to - (from + pixels) * pitch;
+    };
+    const E* const in_place = line - w.padding[2] * pixel;
+    if (!copied) return {in_place, in_place, in_place};
+    const bool at_left = left < inner_begin, at_right = right >= inner_end;
+    const int64_t until = at_left ? std::min(right, inner_begin + tile_rows - 2) : left - 1, since = at_right ? std::max(left, inner_end - tile_rows + 1) : right + 1;
+    if (pitch != pixel || (since - until) * w.stride[2] <= (w.kernel[2] - 1) * w.dilation[2]) {  // two copies were no less than one
+      const E* const whole = copy(left, right);
+      return {whole, whole, whole};
+    }
+    const E* const first_part = at_left ? copy(left, until) : in_place;
+    return {first_part, in_place, at_right ? copy(since, right) : in_place};
   }
 
   // So many pixels of a line, from one on that may lie in the padding.
@@ -172,6 +213,7 @@ class ColumnBlock {
   }
 
   const Window& w;
+  const int64_t tile_rows, block_rows;
   const int64_t channels, pixel;
   const E* const input;
   const ColumnsAs as;
@@ -180,11 +222,12 @@ class ColumnBlock {
   const bool copied;
   const int64_t pitch;  // from one pixel to the next in the lines
   const bool runs;      // whether each line of the kernel is a run in them
+  const int64_t inner_begin, inner_end;  // positions that see no padding at a line's ends
   int64_t first = 0;
   std::vector<Tile> tall, broad;
   std::vector<Corner> corners;
-  std::vector<const E*> lines;  // [line of the block's][line of the kernel]
-  std::vector<char> inside;     // whether it is one of the input's
+  std::vector<Line> lines;   // [line of the block's][line of the kernel]
+  std::vector<char> inside;  // whether it is one of the input's
   std::optional<Scratch<E>> copies, zeros;
 };
 
@@ -194,11 +237,11 @@ class ColumnBlock {
 struct GatherBlocks {
   int64_t total, unit, units, blocks, panels, together, cuts;
 
-  GatherBlocks(const Window& w, int64_t positions, int64_t panel_count, ColumnsAs as)
+  GatherBlocks(const Window& w, int64_t positions, int64_t panel_count, ColumnsAs as, int64_t tile_rows = TILE_ROWS)
       : total(positions),
-        unit(as == ColumnsAs::lines && w.output[2] <= BLOCK_ROWS ? w.output[2] : TILE_ROWS),  // whole lines
+        unit(as == ColumnsAs::lines && w.output[2] <= ROW_TILES * tile_rows ? w.output[2] : tile_rows),  // whole lines
         units(ceil_div(total, unit)),
-        blocks(std::max(ceil_div(units, BLOCK_ROWS / unit), std::min<int64_t>(units, torch::stable::get_num_threads() / std::max<int64_t>(1, panel_count)))),
+        blocks(std::max(ceil_div(units, ROW_TILES * tile_rows / unit), std::min<int64_t>(units, torch::stable::get_num_threads() / std::max<int64_t>(1, panel_count)))),
         panels(panel_count),
         together(BROAD_ROWS > 0 && blocks * panels >= 4 * torch::stable::get_num_threads() ? 2 : 1),
         cuts(cuts_of(blocks, ceil_div(panels, together), as == ColumnsAs::packed ? 0.3 : 0.1)) {}

@@ -21,7 +21,7 @@ class ChannelsLast {
     keep_ = as_contiguous(t);
     const int64_t matrix = t.size(0) * t.size(1), positions = matrix == 0 ? 0 : t.numel() / matrix;
     copy_.emplace(t.numel());
-    std::get<ConvKernels<T>>(kernels()).transpose(t.size(0), t.size(1), positions, static_cast<const T*>(keep_->data_ptr()), copy_->get());
+    std::get<Transpose<T>>(kernels())(t.size(0), t.size(1), positions, static_cast<const T*>(keep_->data_ptr()), copy_->get());
     keep_.reset();
     data_ = copy_->get();
   }
@@ -44,8 +44,7 @@ class ChannelsLastResult {
   void finish() const {
     if (!copy_) return;
     const int64_t matrix = tensor_.size(0) * tensor_.size(1), positions = matrix == 0 ? 0 : tensor_.numel() / matrix;
-    std::get<ConvKernels<T>>(kernels())
-        .transpose(tensor_.size(0), positions, tensor_.size(1), copy_->get(), static_cast<T*>(tensor_.data_ptr()));
+    std::get<Transpose<T>>(kernels())(tensor_.size(0), positions, tensor_.size(1), copy_->get(), static_cast<T*>(tensor_.data_ptr()));
   }
 
  private:
@@ -125,7 +124,7 @@ Problem as_product(const Problem& p) {
 template <class S>
 struct NarrowConv {
   static void conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                   const std::optional<Tensor>& bias, const Tensor& output);
+                   const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output);
   static void conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
                          const Tensor& grad_input);
   static void conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
@@ -145,13 +144,11 @@ struct NarrowConv {
     return empty(Ints(sizes.begin(), sizes.end()), FLOAT, channels_last);
   }
   static S* elements(const Tensor& t) { return static_cast<S*>(t.data_ptr()); }
-  // A result in channels-last order, and then where it belongs.
-  static Tensor channels_last(const Tensor& t) {
-    const auto sizes = t.sizes();
-    return is_channels_last(t) ? t : empty(t, Ints(sizes.begin(), sizes.end()), true);
-  }
-  static void bring(const Tensor& from, const Tensor& to) {
-    if (from.data_ptr() != to.data_ptr()) torch::stable::copy_(const_cast<Tensor&>(to), from);
+  // Whether Winograd's algorithm is asked for, or is faster than what multiplies pairs.
+  static bool by_winograd(const char* op, const std::string& algorithm, const Problem& p, const WinogradPictures& pictures, const GatherConv<S>& gather) {
+    const auto& paired = std::get<PairedKernels>(kernels());
+    const bool pairs = algorithm == "auto" && paired.beats_winograd && paired.conv_serves(gather);
+    return use_winograd<float>(op, algorithm, p, pictures, WINOGRAD_POSITIONS) && !pairs;
   }
   static void narrow(const Tensor& from, const Tensor& to) {
     std::get<NarrowKernels<S>>(kernels()).narrow(to.numel(), static_cast<const float*>(from.data_ptr()), static_cast<S*>(to.data_ptr()));
@@ -172,9 +169,9 @@ bool is_narrow(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16
 
 void CpuConv::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& packed, const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output) {
-  TORCHCONV_CHECK(!(packed || max_value) || !is_narrow(input), op, ": packed and max_value are for float32 and float64");
+  TORCHCONV_CHECK(!packed || !is_narrow(input), op, ": packed is for float32 and float64");
   if (is_narrow(input))
-    return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, output); });
+    return dispatch<BFloat16, Half>(op, input, [&](auto zero) { NarrowConv<decltype(zero)>::conv(op, algorithm, p, input, weight, bias, max_value, output); });
   dispatch<float, double>(op, input, [&](auto zero) {
     using T = decltype(zero);
     const T* shift = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
@@ -303,55 +300,67 @@ void CpuConv::conv_weight(const char* op, const std::string& algorithm, const Pr
 
 template <class S>
 void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& weight,
-                         const std::optional<Tensor>& bias, const Tensor& output) {
-  const Tensor wide_weight = widened(weight);
-  const std::optional<Tensor> wide_bias = bias ? std::optional(widened(*bias)) : std::nullopt;
+                         const std::optional<Tensor>& bias, std::optional<double> max_value, const Tensor& output) {
   if constexpr (std::is_same_v<S, BFloat16>) {
-    const Window& w = p.window;
-    const auto view = weight_view<float>(p, wide_weight);
-    const float* const shift = wide_bias ? static_cast<const float*>(wide_bias->data_ptr()) : nullptr;
-    const GatherConv<float> gather{p.batch, p.groups, p.in, p.out, w, w.output, {0, 0, 0}, {1, 1, 1}, nullptr, view, shift, nullptr};
-    const bool winograd = use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_POSITIONS);
+    const S* const shift = bias ? elements(*bias) : nullptr;
+    GatherConv<S> gather{p.batch, p.groups, p.in, p.out, p.window, p.window.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<S>(p, weight), shift, nullptr};
+    if (max_value) gather.activation = {true, static_cast<float>(*max_value)};
+    const bool winograd = by_winograd(op, algorithm, p, winograd_pictures(p), gather);
     const auto& paired = std::get<PairedKernels>(kernels());
     if (winograd || paired.conv_serves(gather)) {
-      const Tensor from = in_format(input, true), to = channels_last(output);
-      if (winograd)
-        std::get<WinogradKernels<S>>(kernels()).conv(winograd_conv(p, elements(from), view, shift, elements(to)));
-      else
-        paired.conv(gather, elements(from), elements(to));
-      return bring(to, output);
+      const ChannelsLast<S> from(input);
+      const ChannelsLastResult<S> to(output);
+      gather.input = from.data();
+      gather.output = to.data();
+      if (winograd) {
+        const Tensor wide_weight = widened(weight);
+        const std::optional<Tensor> wide_bias = bias ? std::optional(widened(*bias)) : std::nullopt;
+        WinogradConv<S> conv = winograd_conv(p, gather.input, weight_view<float>(p, wide_weight),
+                                             wide_bias ? static_cast<const float*>(wide_bias->data_ptr()) : nullptr, gather.output);
+        conv.activation = gather.activation;
+        std::get<WinogradKernels<S>>(kernels()).conv(conv);
+      } else {
+        paired.conv(gather);
+      }
+      return to.finish();
     }
   }
+  const std::optional<Tensor> wide_bias = bias ? std::optional(widened(*bias)) : std::nullopt;
   const Tensor wide_output = wide_like(output, !output.is_contiguous());
-  CpuConv::conv(op, algorithm, p, widened(input), wide_weight, std::nullopt, wide_bias, std::nullopt, wide_output);
+  CpuConv::conv(op, algorithm, p, widened(input), widened(weight), std::nullopt, wide_bias, max_value, wide_output);
   narrow(wide_output, output);
 }
 
 template <class S>
 void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, const Problem& p, const Tensor& grad_output, const Tensor& weight,
                                const Tensor& grad_input) {
-  const Tensor wide_weight = widened(weight);
   if constexpr (std::is_same_v<S, BFloat16>) {
-    auto view = weight_view<float>(p, wide_weight);
-    const bool winograd = use_winograd<float>(op, algorithm, p, winograd_input_pictures(p), WINOGRAD_POSITIONS);
-    const auto& paired = std::get<PairedKernels>(kernels());
-    GatherConv<float> channels{};
+    GatherConv<S> channels{};
     channels.in_channels = p.out;
     channels.out_channels = p.in;
+    const bool winograd = by_winograd(op, algorithm, p, winograd_input_pictures(p), channels);
+    const auto& paired = std::get<PairedKernels>(kernels());
     if (winograd || paired.conv_serves(channels)) {
-      const Tensor from = in_format(grad_output, true), to = channels_last(grad_input);
-      const auto gather = [&](const GatherConv<float>& g) { paired.conv(g, elements(from), elements(to)); };
+      const ChannelsLast<S> from(grad_output);
+      const ChannelsLastResult<S> to(grad_input);
       if (winograd) {
-        std::get<WinogradKernels<S>>(kernels()).conv(winograd_conv_input(p, elements(from), view, elements(to)));
+        const Tensor wide_weight = widened(weight);
+        std::get<WinogradKernels<S>>(kernels()).conv(winograd_conv_input(p, from.data(), weight_view<float>(p, wide_weight), to.data()));
       } else {
+        const auto gather = [&](GatherConv<S> g) {
+          g.input = from.data();
+          g.output = to.data();
+          paired.conv(g);
+        };
+        auto view = weight_view<S>(p, weight);
         std::swap(view.in_step, view.out_step);
         windows_tile(p.window) ? gather(every_phase(p, view)) : for_each_phase(p, view, gather);
       }
-      return bring(to, grad_input);
+      return to.finish();
     }
   }
   const Tensor wide_input = wide_like(grad_input, !grad_input.is_contiguous());
-  CpuConv::conv_input(op, algorithm, p, widened(grad_output), wide_weight, wide_input);
+  CpuConv::conv_input(op, algorithm, p, widened(grad_output), widened(weight), wide_input);
   narrow(wide_input, grad_input);
 }
 

@@ -2,8 +2,8 @@
 namespace torchconv {
 namespace TORCHCONV_ISA {
 
-// The panels of B that a gather multiplies with: TILE_COLUMNS output channels each, of one phase after the other.
-template <class T>
+// The panels of B that a gather multiplies with: N output channels each, of one phase after the other.
+template <class T, int64_t N = TILE_COLUMNS<T>>
 struct Panels {
   const GatherConv<T>& p;
   Extent kernel;  // of all phases
@@ -13,15 +13,15 @@ struct Panels {
       : p(gather),
         kernel(p.every_phase ? p.spacing : p.window.kernel),
         taps(volume(kernel)),
-        of_phase(ceil_div(p.out_channels, TILE_COLUMNS<T>)),
+        of_phase(ceil_div(p.out_channels, N)),
         count(p.every_phase ? taps * of_phase : of_phase),
         depth(p.every_phase ? p.in_channels : taps * p.in_channels) {}
 
-  int64_t column(int64_t panel) const { return panel % of_phase * TILE_COLUMNS<T>; }
-  int64_t columns(int64_t panel) const { return std::min<int64_t>(TILE_COLUMNS<T>, p.out_channels - column(panel)); }
+  int64_t column(int64_t panel) const { return panel % of_phase * N; }
+  int64_t columns(int64_t panel) const { return std::min<int64_t>(N, p.out_channels - column(panel)); }
   // Whether the next one has the next output channels, and a broad tile computes both, before panel `end`.
   bool is_pair(int64_t panel, int64_t end) const {
-    return BROAD_ROWS > 0 && panel + 1 < end && column(panel) + BROAD_COLUMNS<T> <= p.out_channels;
+    return BROAD_ROWS > 0 && panel + 1 < end && column(panel) + 2 * N <= p.out_channels;
   }
   // How many output positions lie between its phase and the first one.
   int64_t shift(int64_t panel) const {
@@ -81,20 +81,20 @@ struct PackedWeight {
 };
 
 // The panels of each phase of a convolution. All are of the same filters, whose taps, near each other in memory, are read together.
-template <class T>
+template <class T, int64_t N = TILE_COLUMNS<T>>
 struct Phases {
   static constexpr int64_t MOST_AHEAD = 8192;  // elements
-  const std::vector<Panels<T>> panels;
+  const std::vector<Panels<T, N>> panels;
   int64_t taps = 0;  // of all of them
 
-  explicit Phases(const std::vector<Panels<T>>& all) : panels(all) {
+  explicit Phases(const std::vector<Panels<T, N>>& all) : panels(all) {
     for (const auto& phase : panels) taps += phase.taps;
   }
   const GatherConv<T>& conv() const { return panels[0].p; }
   // Input channels whose weights are read at a time: more where they are neighbours, as filters are pages apart.
   int64_t channels_at_a_time() const { return std::min<int64_t>(conv().in_channels, conv().weight.in_step == 1 ? 64 : 16); }
   bool outs_are_neighbours() const { return conv().weight.out_step < conv().weight.in_step; }
-  int64_t chunk() const { return channels_at_a_time() * taps * TILE_COLUMNS<T>; }
+  int64_t chunk() const { return channels_at_a_time() * taps * N; }
 
   Filters<T> filters_of(int64_t group) const {
     Filters<T> filters(conv().weight, panels[0].kernel, group, conv().in_channels);
@@ -102,10 +102,9 @@ struct Phases {
     return filters;
   }
 
-  // to[in][tap][TILE_COLUMNS] for `ins` input channels from `in` on and the output channels of one panel. What is probably read next is
+  // to[in][tap][N] for `ins` input channels from `in` on and the output channels of one panel. What is probably read next is
   // fetched ahead, unless it is more than the L1 cache has room for.
   void read_panel(const Filters<T>& filters, int64_t panel, int64_t in, int64_t ins, T* to) const {
-    constexpr int64_t N = TILE_COLUMNS<T>;
     const int64_t C = conv().in_channels, outs = panels[0].columns(panel);
     const bool next_panel = outs_are_neighbours() || in + ins == C;
     const int64_t next = next_panel ? panel + 1 : panel, from = outs_are_neighbours() ? in : (in + ins) % C;
@@ -119,7 +118,6 @@ struct Phases {
   // panel i.
   template <class F>
   void pack(const Filters<T>& filters, int64_t panel, int64_t in, int64_t ins, T* chunk, const F& put) const {
-    constexpr int64_t N = TILE_COLUMNS<T>;
     const int64_t C = conv().in_channels;
     read_panel(filters, panel, in, ins, chunk);
     for (int64_t c = 0; c < ins; c++)
@@ -176,11 +174,16 @@ void pack_weight(const GatherConv<T>& p, T* to) {
 // Where the outputs of `count` positions lie, from position `first` on.
 template <class T, class S>
 void locate_rows(const GatherConv<T>& p, S* output, int64_t first, int64_t count, S** row) {
+  const int64_t pixel = p.groups * p.out_channels;
+  if (is_dense(p)) {
+    for (int64_t i = 0; i < count; i++) row[i] = output + (first + i) * pixel;
+    return;
+  }
   OutputPosition at(p.window.output, first);
   for (int64_t i = 0; i < count; i++, at.advance(p.window.output)) {
     int64_t place = at.batch;
     for (int d = 0; d < RANK; d++) place = place * p.output_extent[d] + p.origin[d] + at.place[d] * p.spacing[d];
-    row[i] = output + place * p.groups * p.out_channels;
+    row[i] = output + place * pixel;
   }
 }
 

@@ -14,16 +14,14 @@ class Cpu {
 
   // As as_contiguous(), by our own transposition where that serves: torch's copy of channels-last tensors takes several times as long.
   static Tensor contiguous(const Tensor& t) {
-    const ScalarType dtype = t.scalar_type();
-    if (t.is_contiguous() || !is_channels_last(t) || (dtype != ScalarType::Float && dtype != ScalarType::Double)) return as_contiguous(t);
+    if (t.is_contiguous() || !is_channels_last(t)) return as_contiguous(t);
     const auto sizes = t.sizes();
     const Tensor copy = empty(t, Ints(sizes.begin(), sizes.end()), false);
     if (t.numel() == 0) return copy;
-    dispatch<float, double>("contiguous", t, [&](auto zero) {
+    dispatch<float, double, BFloat16, Half>("contiguous", t, [&](auto zero) {
       using T = decltype(zero);
       const int64_t positions = t.numel() / (t.size(0) * t.size(1));
-      std::get<ConvKernels<T>>(kernels())
-          .transpose(t.size(0), positions, t.size(1), static_cast<const T*>(t.data_ptr()), static_cast<T*>(copy.data_ptr()));
+      std::get<Transpose<T>>(kernels())(t.size(0), positions, t.size(1), static_cast<const T*>(t.data_ptr()), static_cast<T*>(copy.data_ptr()));
     });
     return copy;
   }

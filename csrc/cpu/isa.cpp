@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #if defined(__linux__)
+#include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
@@ -19,12 +20,37 @@ struct Choice {
   bool available;
 };
 
+#if defined(__x86_64__)
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+
+// Linux lends a process AMX's tiles, 8 KB for each thread, if it asks.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+
+#endif
+
 const std::vector<Choice>& choices() {
+#if defined(__x86_64__)
+  static const Kernels amx = [] {
+    Kernels kernels = avx512::kernels;
+    std::get<PairedKernels>(kernels) = avx512::amx_kernels;
+    return kernels;
+  }();
+#endif
   static const std::vector<Choice> all = {
 #if defined(__x86_64__)
-      {"avx512", &avx512::kernels,
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+      {"amx", &amx, has_avx512() && has_amx()},
+      {"avx512", &avx512::kernels, has_avx512()},
       {"avx2", &avx2::kernels,
        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
 #endif

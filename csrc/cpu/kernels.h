@@ -74,7 +74,6 @@ struct ConvKernels {
   void (*plane_weight_grad)(const WeightGrad<T>&, const Activations<const T>& input, const Activations<const T>& grad_output);
   bool (*plane_conv_serves)(const GatherConv<T>&, bool channels_last);
   bool (*plane_weight_grad_serves)(const WeightGrad<T>&, bool channels_last);
-  Transpose<T> transpose;
 };
 
 template <class S>
@@ -90,10 +89,11 @@ struct NarrowKernels {
   void (*narrow)(int64_t count, const wide<S>* from, S* to);
 };
 
-// gather_conv of bfloat16 activations, for a processor that multiplies them; whether that is it. A gather's own pointers are not used.
+// gather_conv of bfloat16 for a processor that multiplies it; whether that is it, and faster so than by Winograd's algorithm.
 struct PairedKernels {
-  void (*conv)(const GatherConv<float>&, const BFloat16* input, BFloat16* output);
-  bool (*conv_serves)(const GatherConv<float>&);
+  void (*conv)(const GatherConv<BFloat16>&);
+  bool (*conv_serves)(const GatherConv<BFloat16>&);
+  bool beats_winograd;
 };
 
 template <class T, class Position>
@@ -130,7 +130,7 @@ struct ColumnKernels {
 
 // Every kernel of one instruction set; std::get<PoolKernels<float, uint8_t>>(kernels()) is a table of it.
 using Kernels =
-    std::tuple<ConvKernels<float>, ConvKernels<double>, WinogradKernels<float>, WinogradKernels<double>, WinogradKernels<BFloat16>,
+    std::tuple<Transpose<float>, Transpose<double>, Transpose<BFloat16>, Transpose<Half>, ConvKernels<float>, ConvKernels<double>, WinogradKernels<float>, WinogradKernels<double>, WinogradKernels<BFloat16>,
                NarrowKernels<BFloat16>, NarrowKernels<Half>, PairedKernels, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
                ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
                PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
@@ -146,6 +146,7 @@ extern const Kernels kernels;
 }
 namespace avx512 {
 extern const Kernels kernels;
+extern const PairedKernels amx_kernels;
 }
 #endif
 

@@ -1,4 +1,4 @@
-// The kernels for x86-64 processors with AVX-512 (F, BW, DQ, VL).
+// The kernels for x86-64 processors with AVX-512 (F, BW, DQ, VL), and for those that have AMX as well.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <limits>
@@ -19,6 +19,7 @@
 #define TORCHCONV_ISA avx512
 #define VECTOR_BYTES 64
 #include "all_kernels.h"
+#include "amx_kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

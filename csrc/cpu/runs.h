@@ -29,7 +29,7 @@ inline __attribute__((always_inline)) void copy_run(const T* from, T* to, int64_
 
 template <class T>
 inline void zero_run(T* to, int64_t count) {
-  if (count > 0) std::memset(to, 0, count * sizeof(T));
+  if (count > 0) std::memset(static_cast<void*>(to), 0, count * sizeof(T));
 }
 
 // A result of so many bytes has left the caches before anyone reads it, and is written past them: else each line is read first.

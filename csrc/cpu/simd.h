@@ -24,6 +24,10 @@ using vec = typename Vector<T>::type;
 template <class T>
 constexpr int lanes = VECTOR_BYTES / sizeof(T);
 
+// What an element is moved about as, whatever it stands for: there are no vectors of bfloat16.
+template <class T>
+using Bits = std::conditional_t<std::is_arithmetic_v<T>, T, uint16_t>;
+
 template <class T>
 inline __attribute__((always_inline)) vec<T> load(const T* from) {
   return *reinterpret_cast<const typename Vector<T>::loose*>(from);

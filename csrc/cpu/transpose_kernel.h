@@ -6,7 +6,7 @@ namespace TORCHCONV_ISA {
 template <class T, int STEP, int... I>
 inline __attribute__((always_inline)) void butterfly(vec<T> row[], std::integer_sequence<int, I...>) {
   constexpr int L = lanes<T>;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < L; i++) {
     if (i & STEP) continue;
     const vec<T> a = row[i], b = row[i + STEP];
@@ -30,13 +30,14 @@ inline __attribute__((always_inline)) vec<T> sums_of_rows(vec<T> row[], std::int
 
 template <class T>
 void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  using E = Bits<T>;
   constexpr int L = lanes<T>;
-  vec<T> row[L];
-#pragma GCC unroll 16
-  for (int i = 0; i < L; i++) row[i] = load(from + i * from_stride);
-  butterfly<T, L / 2>(row, std::make_integer_sequence<int, L>{});
-#pragma GCC unroll 16
-  for (int i = 0; i < L; i++) store(to + i * to_stride, row[i]);
+  vec<E> row[L];
+#pragma GCC unroll 32
+  for (int i = 0; i < L; i++) row[i] = load(reinterpret_cast<const E*>(from + i * from_stride));
+  butterfly<E, L / 2>(row, std::make_integer_sequence<int, L>{});
+#pragma GCC unroll 32
+  for (int i = 0; i < L; i++) store(reinterpret_cast<E*>(to + i * to_stride), row[i]);
 }
 
 // Less than a square of it.
