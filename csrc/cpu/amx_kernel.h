@@ -103,7 +103,5 @@ struct ByTiles {
 
 }  // namespace paired
 
-const PairedKernels amx_kernels{paired::conv<paired::ByTiles>, paired::serves, true};
-
 }  // namespace TORCHCONV_ISA
 }  // namespace torchconv

@@ -367,17 +367,24 @@ void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, con
 template <class S>
 void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, const Problem& p, const Tensor& input, const Tensor& grad_output,
                                 const Tensor& grad_weight) {
-  const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());
-  if (std::is_same_v<S, BFloat16> && use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS)) {
-    if constexpr (std::is_same_v<S, BFloat16>) {
-      const Tensor x = in_format(input, true), g = in_format(grad_output, true);
-      const auto gradient = winograd_conv_weight(p, elements(x), elements(g), static_cast<float*>(wide.data_ptr()),
-                                                 weight_view<float>(p, wide));
-      std::get<WinogradKernels<S>>(kernels()).weight_grad(gradient);
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    const auto& paired = std::get<PairedKernels>(kernels());
+    WeightGrad<S> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, elements(grad_weight), weight_view<S>(p, grad_weight)};
+    const bool pairs = algorithm != "winograd" && paired.weight_grad_serves(grad);
+    if (!pairs && use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS)) {
+      const ChannelsLast<S> x(input), g(grad_output);
+      const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());
+      std::get<WinogradKernels<S>>(kernels()).weight_grad(winograd_conv_weight(p, x.data(), g.data(), static_cast<float*>(wide.data_ptr()), weight_view<float>(p, wide)));
+      return narrow(wide, grad_weight);
     }
-  } else {
-    CpuConv::conv_weight(op, algorithm, p, widened(input), widened(grad_output), wide);
+    if (pairs) {
+      const ChannelsLast<S> g(grad_output);
+      grad.grad_output = g.data();
+      return paired.weight_grad(grad, activations<const S>(input));
+    }
   }
+  const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());
+  CpuConv::conv_weight(op, algorithm, p, widened(input), widened(grad_output), wide);
   narrow(wide, grad_weight);
 }
 

@@ -89,10 +89,12 @@ struct NarrowKernels {
   void (*narrow)(int64_t count, const wide<S>* from, S* to);
 };
 
-// gather_conv of bfloat16 for a processor that multiplies it; whether that is it, and faster so than by Winograd's algorithm.
+// gather_conv and weight_grad of bfloat16 for a processor that multiplies it; whether that is it, and faster so than by Winograd's algorithm.
 struct PairedKernels {
   void (*conv)(const GatherConv<BFloat16>&);
   bool (*conv_serves)(const GatherConv<BFloat16>&);
+  void (*weight_grad)(const WeightGrad<BFloat16>&, const Activations<const BFloat16>& input);
+  bool (*weight_grad_serves)(const WeightGrad<BFloat16>&);
   bool beats_winograd;
 };
 

@@ -20,6 +20,7 @@
 #define VECTOR_BYTES 64
 #include "all_kernels.h"
 #include "amx_kernel.h"
+#include "amx_weight_kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

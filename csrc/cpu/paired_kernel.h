@@ -268,13 +268,15 @@ inline bool serves_by_vectors(const GatherConv<BFloat16>& p) { return __builtin_
 
 }  // namespace paired
 
-constexpr PairedKernels paired_table() { return {paired::conv<paired::ByVectors>, paired::serves_by_vectors, false}; }
+constexpr PairedKernels paired_table() {
+  return {paired::conv<paired::ByVectors>, paired::serves_by_vectors, nullptr, [](const WeightGrad<BFloat16>&) { return false; }, false};
+}
 
 #else
 
-inline bool no_paired_conv(const GatherConv<BFloat16>&) { return false; }
-
-constexpr PairedKernels paired_table() { return {nullptr, no_paired_conv, false}; }
+constexpr PairedKernels paired_table() {
+  return {nullptr, [](const GatherConv<BFloat16>&) { return false; }, nullptr, [](const WeightGrad<BFloat16>&) { return false; }, false};
+}
 
 #endif
 

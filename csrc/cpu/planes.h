@@ -33,15 +33,15 @@ struct Planes {
   const Window w;
   const PlaneAxis height{w, 1}, width{w, 2};
   const int64_t channels, taps = volume(w.kernel);
-  int64_t rows, columns, pitch, plane, piece;  // a piece is all planes of a channel
+  int64_t rows, columns, pitch, plane, planes, piece;  // a piece is all planes of a channel
   int64_t down, across, room;                  // blocks; and positions of one, in whole vectors
   Scratch<int64_t> offset{channels * taps};
 
-  // A block has no more than `most` positions, about, and `most_rows` rows.
-  Planes(const Window& window, int64_t in_channels, int64_t out_channels, int64_t most, int64_t most_rows)
+  // A block has no more than `most` positions, about, and `most_rows` rows, and its pieces no more than so many elements.
+  Planes(const Window& window, int64_t in_channels, int64_t out_channels, int64_t most, int64_t most_rows, int64_t pieces = PIECES, bool closed = false)
       : w(window), channels(in_channels) {
-    const int64_t planes = w.kernel[0] * height.phases * width.phases;
-    const int64_t share = std::min(most, PIECES / std::clamp(std::max(channels * planes, out_channels), INT64_C(1), PIECES));
+    planes = w.kernel[0] * height.phases * width.phases;
+    const int64_t share = std::min(most, pieces / std::clamp(std::max(channels * planes, out_channels), INT64_C(1), pieces));
     across = ceil_div(w.output[2], std::max<int64_t>(64, share / (height.halo + 4) - width.halo));
     columns = ceil_div(w.output[2], across);
     pitch = columns + width.halo;
@@ -49,7 +49,7 @@ struct Planes {
     down = ceil_div(w.output[1], rows);
     room = ceil_div(rows * pitch, lanes<T>) * lanes<T>;
     plane = (rows + height.halo) * pitch;
-    piece = planes * plane;
+    piece = closed ? apart<T>(planes * plane + width.halo + lanes<T>) : planes * plane;
     int64_t* to = offset.get();
     for (int64_t c = 0; c < channels; c++)
       for (int64_t kd = 0; kd < w.kernel[0]; kd++)
@@ -64,6 +64,12 @@ struct Planes {
   PlaneBlock block(int64_t index) const {
     const int64_t x = index % across * columns, y = index / across % down * rows, slice = index / across / down;
     return {slice / w.output[0], slice % w.output[0], y, x, std::min(rows, w.output[1] - y), std::min(columns, w.output[2] - x)};
+  }
+
+  // The pieces of a block in which no vector of positions reads what isn't its channel's: behind what copy() writes they are zero.
+  void close(const PlaneBlock& at, T* to) const {
+    if (at.rows < rows) return zero_run(to, channels * piece);
+    for (int64_t c = 0; c < channels; c++) zero_run(to + c * piece + planes * plane, piece - planes * plane);
   }
 
   // Vectors read past the positions of the last row.
