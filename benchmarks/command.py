@@ -20,6 +20,7 @@ import torchconv
 VARIABLES = ("TORCHCONV_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 ENVIRONMENT = {
     "native": {},
+    "amx": dict(zip(VARIABLES, ("amx", "avx512", "AVX512_CORE_AMX", "AVX512"), strict=True)),
     "avx512": dict(zip(VARIABLES, ("avx512", "avx512", "AVX512_CORE", "AVX512"), strict=True)),
     "avx2": dict(zip(VARIABLES, ("avx2", "avx2", "AVX2", "AVX2"), strict=True)),
     "baseline": dict(zip(VARIABLES, ("baseline", "default", "SSE41", "SSE4_2"), strict=True)),
@@ -38,7 +39,8 @@ def parser(description: str | None, budget: float = 0.3) -> argparse.ArgumentPar
         default=["native"],
         choices=isas,
         metavar="ISA",
-        help=f"instruction sets that both sides are held to: {', '.join(isas)}; native holds them to none (native)",
+        help=f"instruction sets that both sides are held to: {', '.join(isas)}; native holds them to none, all are"
+        " those that differ in float32 (native)",
     )
     made.add_argument(
         "--budget-seconds", type=float, default=budget, metavar="S", help="time for each entry (%(default)s)"
@@ -53,7 +55,7 @@ def run(parser: argparse.ArgumentParser, job: Callable[[argparse.Namespace, Reco
     options = parser.parse_args()
     script = Path(sys.argv[0])
     isas = [isa for isa in options.isa if isa != "all"]
-    isas += [isa for isa in torchconv.ops.available_isas() if "all" in options.isa]
+    isas += [isa for isa in torchconv.ops.available_isas() if "all" in options.isa and isa != "amx"]
     if len(isas) > 1 or not _held_to(isas[0]):
         return max([_in_process(isa) for isa in isas], default=0)
     (isa,) = isas

@@ -29,7 +29,8 @@ from side_by_side import best
 import torchconv
 
 COLOURS = {"torch": "#d95f02", "torchconv": "#1b6ca8"}
-FLAGS = {"avx512": ["-mavx512f", "-DLANES=16"], "avx2": ["-mavx2", "-mfma", "-DLANES=8"], "baseline": ["-DLANES=4"]}
+AVX512 = ["-mavx512f", "-DLANES=16"]
+FLAGS = {"amx": AVX512, "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-DLANES=8"], "baseline": ["-DLANES=4"]}
 ROUNDS = 10
 TITLES = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
 

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,17 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert ops.isa() == request.param
     yield request.param
     ops.set_isa(str(before))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The kernels for AMX are those for AVX-512, but for bfloat16: what they do to other dtypes is tested once."""
+
+    def is_once_more(item: Any) -> bool:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return parameters.get("isa") == "amx" and parameters.get("dtype", torch.bfloat16) != torch.bfloat16
+
+    config.hook.pytest_deselected(items=[item for item in items if is_once_more(item)])
+    items[:] = [item for item in items if not is_once_more(item)]
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,14 @@ DTYPES = [torch.float64, torch.float32]
 
 @compiled_only
 @pytest.mark.parametrize("max_value", [inf, 0.4])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_bits_are_those_of_both_steps(isa: str, name: str, dtype: torch.dtype, max_value: float) -> None:
     problem = PROBLEMS[name]
     input, weight, bias = problem.tensors(dtype)
-    packed = None if 0 in input.shape else torch.ops.torchconv.pack_weight(weight, problem.groups)
+    packed = (
+        torch.ops.torchconv.pack_weight(weight, problem.groups) if dtype in DTYPES and 0 not in input.shape else None
+    )
     for algorithm in ("auto", "im2col", "winograd"):
         for channels_last in {False, input.dim() > 3}:
             x = input.contiguous(memory_format=ops.memory_format_of(input.dim(), channels_last))
@@ -150,8 +152,6 @@ def test_the_ops_refuse_what_they_do_not_take() -> None:
         torch.ops.torchconv.conv(x, weight, None, *args, 0.0)
     with pytest.raises(RuntimeError, match="rectify_: max_value is nan, expected more than 0"):
         torch.ops.torchconv.rectify_(x, None, False, nan)
-    with pytest.raises(RuntimeError, match="max_value are for float32 and float64"):
-        torch.ops.torchconv.conv(x.bfloat16(), weight.bfloat16(), None, *args, 6.0)
 
 
 def test_the_layer_is_a_convolution_and_relu6() -> None:

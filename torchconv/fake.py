@@ -13,6 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from torchconv import ops
 from torchconv.reference import output_size, position_dtype
 
 
@@ -48,8 +49,7 @@ def conv(input, weight, bias, stride, padding, dilation, groups, algorithm, chan
 
 @torch.library.register_fake("torchconv::pack_weight")
 def pack_weight(weight, groups):
-    vector = {"avx512": 64, "avx2": 32}.get(torch.ops.torchconv.isa(), 16)  # bytes; a panel has two of them
-    columns = 2 * vector // weight.element_size()
+    columns = 2 * ops.vector_bytes() // weight.element_size()  # a panel has two vectors
     outputs = weight.shape[0] // groups
     return empty(weight, [groups, -(-outputs // columns), weight[0].numel(), columns])
 

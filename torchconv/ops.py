@@ -33,7 +33,7 @@ class Served(NamedTuple):
 _REAL = (torch.float32, torch.float64)
 _ALL_REAL = (*_REAL, torch.bfloat16, torch.float16)
 _ALL = (*_ALL_REAL, torch.complex64, torch.complex128)
-_CPU = Served(_ALL_REAL, _ALL_REAL, _ALL_REAL, _REAL, _REAL) if _extension.LOADED else Served()
+_CPU = Served(_ALL_REAL, _ALL_REAL, _ALL_REAL, _REAL, _ALL_REAL) if _extension.LOADED else Served()
 _CUDA = Served(_ALL, _ALL, _ALL_REAL, _ALL_REAL) if _extension.CUDA else Served()
 _NOWHERE = Served()
 _kernels: Any = torch.ops.torchconv
@@ -81,8 +81,16 @@ def available_isas() -> list[str]:
 
 
 def isa() -> str | None:
-    """The instruction set in use: avx512, avx2 or baseline (TORCHCONV_ISA sets it); None without the extension."""
+    """The instruction set in use: amx, avx512, avx2 or baseline (TORCHCONV_ISA sets it); None without the extension.
+
+    That of amx is avx512 but for convolutions of bfloat16.
+    """
     return torch.ops.torchconv.isa() if _extension.LOADED else None
+
+
+def vector_bytes() -> int:
+    """The size of the vectors of the instruction set in use."""
+    return {"amx": 64, "avx512": 64, "avx2": 32}.get(isa() or "", 16)
 
 
 def set_isa(name: str) -> None:
@@ -201,7 +209,7 @@ def conv(
 ) -> Tensor:
     """See `torchconv.reference.conv`. Sums of 16-bit types are float32, rounded once.
 
-    With a `max_value`, which is for what `rectify_` takes, that follows.
+    With a `max_value`, ReLU follows, and no output is more than that.
     """
     if max_value is not None and not _compiled(input, algorithm, "rectified"):
         return conv_relu(input, weight, bias, stride, padding, dilation, groups, algorithm, max_value, False)[0]

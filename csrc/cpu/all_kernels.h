@@ -50,6 +50,11 @@ constexpr NarrowKernels<S> narrow_table() {
   return {widen<S>, narrow<S>};
 }
 
+template <class S>
+constexpr DepthwiseKernels<S> depthwise_table() {
+  return {depthwise::conv<S>, is_depthwise<S, GatherConv<S>>, depthwise::weight_grad<S>, is_depthwise<S, WeightGrad<S>>};
+}
+
 template <class T>
 constexpr ColumnKernels<T> column_table() {
   return {im2col<T>, col2im<T>};
@@ -82,6 +87,7 @@ const Kernels kernels{transpose<float>,
                       narrow_table<BFloat16>(),
                       narrow_table<Half>(),
                       paired_table(),
+                      depthwise_table<BFloat16>(),
                       column_table<float>(),
                       column_table<double>(),
                       column_table<BFloat16>(),

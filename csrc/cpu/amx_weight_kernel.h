@@ -10,7 +10,7 @@ constexpr int64_t SIDE = 32;                    // channels of either side that 
 constexpr int64_t STRETCH = 256;                // positions likewise: of as many, both operands stay in the L1 cache
 constexpr int64_t LONGEST_BLOCK = 1024;         // positions of a block
 constexpr int64_t PLANES_OF_BLOCK = 1 << 20;    // elements of its planes
-constexpr int64_t OPERANDS = int64_t(1) << 23;  // elements of both operands that are packed at a time
+constexpr int64_t OPERANDS = 1 << 20;          // elements of both operands that are packed at a time
 constexpr int64_t FEW_CHANNELS = 16;            // of fewer, A's rows are channels and taps
 
 class WeightGradByTiles {
@@ -182,7 +182,8 @@ inline void weight_grad(const WeightGrad<BFloat16>& p, const Activations<const B
 
 // Whether channels and positions fill tiles to some extent.
 inline bool weight_grad_serves(const WeightGrad<BFloat16>& p) {
-  return p.in_channels > 0 && p.out_channels >= 8 && volume(p.window.output) >= ByTiles::PAIRS;
+  const bool fill = p.groups == 1 ? p.out_channels >= ByTiles::COLUMNS / 2 : std::min(p.in_channels, p.out_channels) >= ByTiles::COLUMNS;
+  return p.in_channels > 0 && fill && volume(p.window.output) >= ByTiles::PAIRS;
 }
 
 }  // namespace paired

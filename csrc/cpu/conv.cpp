@@ -144,6 +144,12 @@ struct NarrowConv {
     return empty(Ints(sizes.begin(), sizes.end()), FLOAT, channels_last);
   }
   static S* elements(const Tensor& t) { return static_cast<S*>(t.data_ptr()); }
+  // What convolves bfloat16 as it is, or null.
+  static auto gather_conv(const GatherConv<S>& p) {
+    const auto& depthwise = std::get<DepthwiseKernels<S>>(kernels());
+    const auto& paired = std::get<PairedKernels>(kernels());
+    return depthwise.conv_serves(p) ? depthwise.conv : paired.conv_serves(p) ? paired.conv : nullptr;
+  }
   // Whether Winograd's algorithm is asked for, or is faster than what multiplies pairs.
   static bool by_winograd(const char* op, const std::string& algorithm, const Problem& p, const WinogradPictures& pictures, const GatherConv<S>& gather) {
     const auto& paired = std::get<PairedKernels>(kernels());
@@ -306,8 +312,8 @@ void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Pro
     GatherConv<S> gather{p.batch, p.groups, p.in, p.out, p.window, p.window.output, {0, 0, 0}, {1, 1, 1}, nullptr, weight_view<S>(p, weight), shift, nullptr};
     if (max_value) gather.activation = {true, static_cast<float>(*max_value)};
     const bool winograd = by_winograd(op, algorithm, p, winograd_pictures(p), gather);
-    const auto& paired = std::get<PairedKernels>(kernels());
-    if (winograd || paired.conv_serves(gather)) {
+    const auto convolve = gather_conv(gather);
+    if (winograd || convolve != nullptr) {
       const ChannelsLast<S> from(input);
       const ChannelsLastResult<S> to(output);
       gather.input = from.data();
@@ -320,7 +326,7 @@ void NarrowConv<S>::conv(const char* op, const std::string& algorithm, const Pro
         conv.activation = gather.activation;
         std::get<WinogradKernels<S>>(kernels()).conv(conv);
       } else {
-        paired.conv(gather);
+        convolve(gather);
       }
       return to.finish();
     }
@@ -336,11 +342,12 @@ void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, con
                                const Tensor& grad_input) {
   if constexpr (std::is_same_v<S, BFloat16>) {
     GatherConv<S> channels{};
+    channels.groups = p.groups;
     channels.in_channels = p.out;
     channels.out_channels = p.in;
     const bool winograd = by_winograd(op, algorithm, p, winograd_input_pictures(p), channels);
-    const auto& paired = std::get<PairedKernels>(kernels());
-    if (winograd || paired.conv_serves(channels)) {
+    const auto convolve = gather_conv(channels);
+    if (winograd || convolve != nullptr) {
       const ChannelsLast<S> from(grad_output);
       const ChannelsLastResult<S> to(grad_input);
       if (winograd) {
@@ -350,11 +357,11 @@ void NarrowConv<S>::conv_input(const char* op, const std::string& algorithm, con
         const auto gather = [&](GatherConv<S> g) {
           g.input = from.data();
           g.output = to.data();
-          paired.conv(g);
+          convolve(g);
         };
         auto view = weight_view<S>(p, weight);
         std::swap(view.in_step, view.out_step);
-        windows_tile(p.window) ? gather(every_phase(p, view)) : for_each_phase(p, view, gather);
+        windows_tile(p.window) && p.in > 1 ? gather(every_phase(p, view)) : for_each_phase(p, view, gather);
       }
       return to.finish();
     }
@@ -369,6 +376,7 @@ void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, co
                                 const Tensor& grad_weight) {
   if constexpr (std::is_same_v<S, BFloat16>) {
     const auto& paired = std::get<PairedKernels>(kernels());
+    const auto& depthwise = std::get<DepthwiseKernels<S>>(kernels());
     WeightGrad<S> grad{p.batch, p.groups, p.in, p.out, p.window, nullptr, nullptr, elements(grad_weight), weight_view<S>(p, grad_weight)};
     const bool pairs = algorithm != "winograd" && paired.weight_grad_serves(grad);
     if (!pairs && use_winograd<float>(op, algorithm, p, winograd_pictures(p), WINOGRAD_WEIGHT_POSITIONS)) {
@@ -381,6 +389,12 @@ void NarrowConv<S>::conv_weight(const char* op, const std::string& algorithm, co
       const ChannelsLast<S> g(grad_output);
       grad.grad_output = g.data();
       return paired.weight_grad(grad, activations<const S>(input));
+    }
+    if (depthwise.weight_grad_serves(grad)) {
+      const ChannelsLast<S> x(input), g(grad_output);
+      grad.input = x.data();
+      grad.grad_output = g.data();
+      return depthwise.weight_grad(grad);
     }
   }
   const Tensor wide = wide_like(grad_weight, !grad_weight.is_contiguous());

@@ -10,7 +10,7 @@ namespace TORCHCONV_ISA {
 // Of a GatherConv or a WeightGrad.
 template <class T, class P>
 bool is_depthwise(const P& p) {
-  return p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<T>;
+  return p.in_channels == 1 && p.out_channels == 1 && p.groups >= lanes<wide<T>>;
 }
 
 namespace depthwise {
@@ -47,9 +47,9 @@ struct RunOf {
         step(STRIDE == 0 ? block.stride : 1),
         pixel(step * block.pixel),
         width(block.width) {}
-  vec<T> operator[](int i) const {
-    if (EDGE && static_cast<uint64_t>(column + i * step) >= static_cast<uint64_t>(width)) return vec<T>{};
-    return load(in + i * pixel);
+  Values<T> operator[](int i) const {
+    if (EDGE && static_cast<uint64_t>(column + i * step) >= static_cast<uint64_t>(width)) return Values<T>{};
+    return load_values(in + i * pixel);
   }
 };
 
@@ -72,7 +72,7 @@ struct Geometry {
     begin = std::clamp<int64_t>(ceil_div(std::max<int64_t>(w.padding[2], 0), w.stride[2]), 0, w.output[2]);
     end = last <= 0 ? begin : std::clamp(ceil_div(last, w.stride[2]), begin, w.output[2]);
     const bool few = w.kernel[0] * w.kernel[1] <= 3;  // rows of taps: then whole pixels, as they come from memory, are worth more
-    chunk = few ? groups : 2 * lanes<T>;
+    chunk = few ? groups : 2 * lanes<wide<T>>;
     const int64_t lines = BAND_BYTES / (std::max<int64_t>(1, w.input[2]) * std::min(chunk, groups) * static_cast<int64_t>(sizeof(T)));
     band = few ? 1 : std::clamp<int64_t>((lines - w.dilation[1] * (w.kernel[1] - 1)) / w.stride[1], 1, std::max<int64_t>(1, w.output[1]));
   }
@@ -107,7 +107,7 @@ struct Geometry {
       some = std::min(band, row_end - row);
       for (int64_t i = 0; i < some; i++) find(input, row + i, runs[i]);
       for (int64_t next = first; next < behind; next += chunk) {
-        const int64_t c = std::max(first, std::min(next, behind - lanes<T>));
+        const int64_t c = std::max(first, std::min(next, behind - lanes<wide<T>>));
         for (int64_t i = 0; i < some; i++) {
           for (int64_t x = 0; x < w.output[2]; x += outs) {
             const int64_t positions = std::min(outs, w.output[2] - x);
@@ -157,41 +157,50 @@ struct KernelsFor {
 // output = start + sum over the taps; weight is [tap][width].
 template <class T, int TAPS, int STRIDE, int COUNT, bool EDGE>
 struct Forward {
-  static void run(const Block<T>& block, int64_t first, int64_t count, const T* weight, int64_t width, const T* start,
-                  const Activation<T>& activation, T* to, int64_t spacing) {
+  static void run(const Block<T>& block, int64_t first, int64_t count, const wide<T>* weight, int64_t width, const wide<T>* start,
+                  const Activation<wide<T>>& activation, T* to, int64_t spacing) {
     constexpr int PIXELS = STRIDE == 0 ? COUNT : (COUNT - 1) * STRIDE + TAPS;
-    for (int64_t c = 0; c < count; c += lanes<T>) {
-      c = std::min(c, count - lanes<T>);
-      vec<T> sum[COUNT];
+    for (int64_t c = 0; c < count; c += lanes<wide<T>>) {
+      c = std::min(c, count - lanes<wide<T>>);
+      Values<T> sum[COUNT];
 #pragma GCC unroll 8
       for (int o = 0; o < COUNT; o++) sum[o] = load(start + c);
       for (size_t r = 0; r < block.runs.run.size(); r++) {
         const RunOf<T, STRIDE, EDGE> run(block, r, first + c);
-        const T* k = weight + block.runs.tap[r] * width + c;
-        vec<T> pixel[PIXELS];
+        const wide<T>* k = weight + block.runs.tap[r] * width + c;
+        Values<T> pixel[PIXELS];
 #pragma GCC unroll 21
         for (int i = 0; i < PIXELS; i++) pixel[i] = run[i];
 #pragma GCC unroll 7
         for (int tap = 0; tap < TAPS; tap++) {
-          const vec<T> factor = load(k + tap * width);
+          const Values<T> factor = load(k + tap * width);
 #pragma GCC unroll 8
           for (int o = 0; o < COUNT; o++) sum[o] += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * factor;
         }
       }
 #pragma GCC unroll 8
-      for (int o = 0; o < COUNT; o++) store(to + o * spacing + c, activation.rectifies ? rectified(sum[o], activation.most) : sum[o]);
+      for (int o = 0; o < COUNT; o++) store_values(to + o * spacing + c, activation.rectifies ? rectified(sum[o], activation.most) : sum[o]);
     }
   }
 };
 
 // The filters and biases of `count` channels from `c` on, the filters as [tap][channel].
 template <class T>
-void read_filters(const GatherConv<T>& p, int64_t c, int64_t count, T* weight, T* start) {
+void read_filters(const GatherConv<T>& p, int64_t c, int64_t count, wide<T>* weight, wide<T>* start) {
+  constexpr int64_t L = lanes<wide<T>>;
+  const int64_t taps = volume(p.window.kernel);
   WeightView<T> view = p.weight;
-  view.in_step = volume(p.window.kernel);  // of the only one
+  view.in_step = taps;  // of the only one
   view.out_step = view.group_step;
-  Filters<T>(view, p.window.kernel, 0, 1).read(0, 1, c, count, weight, count);
-  for (int64_t i = 0; i < count; i++) start[i] = p.bias != nullptr ? p.bias[c + i] : T(0);
+  const Filters<T> filters(view, p.window.kernel, 0, 1);
+  if constexpr (std::is_same_v<T, wide<T>>) {
+    filters.read(0, 1, c, count, weight, count);
+  } else {
+    const Scratch<T> narrow(taps * count);
+    filters.read(0, 1, c, count, narrow.get(), count);
+    for (int64_t i = 0; i < taps * count; i += L) store_some(weight + i, load_some(narrow.get() + i, taps * count - i), taps * count - i);
+  }
+  for (int64_t i = 0; i < count; i++) start[i] = p.bias != nullptr ? static_cast<wide<T>>(p.bias[c + i]) : 0;
 }
 
 // Where row `row` of the output begins.
@@ -207,7 +216,7 @@ T* output_row(const GatherConv<T>& p, int64_t row) {
 template <class T>
 struct Parts {
   int64_t channels, count;
-  int64_t begin(int64_t part) const { return part == count ? channels : channels / lanes<T> * part / count * lanes<T>; }
+  int64_t begin(int64_t part) const { return part == count ? channels : channels / lanes<wide<T>> * part / count * lanes<wide<T>>; }
   int64_t size(int64_t part) const { return begin(part + 1) - begin(part); }
 };
 
@@ -220,10 +229,10 @@ void conv(const GatherConv<T>& p) {
   const Geometry<T> geometry(p.window, C);
   const KernelsFor<Forward, T> kernels(geometry);
   const int64_t rows = p.batch * geometry.rows, row_work = C * (geometry.taps + 1) * p.window.output[2];
-  const Parts<T> parts{C, rows * row_work < 32768 || rows >= MANY_ROWS * threads ? 1 : std::min<int64_t>(threads, C / lanes<T>)};
+  const Parts<T> parts{C, rows * row_work < 32768 || rows >= MANY_ROWS * threads ? 1 : std::min<int64_t>(threads, C / lanes<wide<T>>)};
   torch::stable::parallel_for(0, parts.count * rows, std::max<int64_t>(1, 16384 * parts.count / std::max<int64_t>(1, row_work)), [&](int64_t begin, int64_t end) {
-    const int64_t most = ceil_div(C, parts.count) + 2 * lanes<T>;
-    const Scratch<T> weight(std::max<int64_t>(1, geometry.taps * most)), start(most);
+    const int64_t most = ceil_div(C, parts.count) + 2 * lanes<wide<T>>;
+    const Scratch<wide<T>> weight(std::max<int64_t>(1, geometry.taps * most)), start(most);
     std::vector<Runs<T>> runs;
     for (int64_t i = begin, behind; i < end; i = behind) {
       const int64_t part = i / rows, first = parts.begin(part), count = parts.size(part);
@@ -241,21 +250,21 @@ void conv(const GatherConv<T>& p) {
 // sums[tap][width] += grad * pixels, over a block's positions.
 template <class T, int TAPS, int STRIDE, int COUNT, bool EDGE>
 struct Gradient {
-  static void run(const Block<T>& block, int64_t first, int64_t count, const T* grad, T* sums, int64_t width) {
+  static void run(const Block<T>& block, int64_t first, int64_t count, const T* grad, wide<T>* sums, int64_t width) {
     constexpr int PIXELS = STRIDE == 0 ? COUNT : (COUNT - 1) * STRIDE + TAPS;
-    for (int64_t c = 0; c < count; c += lanes<T>) {
-      vec<T> g[COUNT];
+    for (int64_t c = 0; c < count; c += lanes<wide<T>>) {
+      Values<T> g[COUNT];
 #pragma GCC unroll 8
-      for (int o = 0; o < COUNT; o++) g[o] = load(grad + o * block.pixel + c);
+      for (int o = 0; o < COUNT; o++) g[o] = load_values(grad + o * block.pixel + c);
       for (size_t r = 0; r < block.runs.run.size(); r++) {
         const RunOf<T, STRIDE, EDGE> run(block, r, first + c);
-        T* sum = sums + block.runs.tap[r] * width + c;
-        vec<T> pixel[PIXELS];
+        wide<T>* sum = sums + block.runs.tap[r] * width + c;
+        Values<T> pixel[PIXELS];
 #pragma GCC unroll 21
         for (int i = 0; i < PIXELS; i++) pixel[i] = run[i];
 #pragma GCC unroll 7
         for (int tap = 0; tap < TAPS; tap++) {
-          vec<T> total = load(sum + tap * width);
+          Values<T> total = load(sum + tap * width);
 #pragma GCC unroll 8
           for (int o = 0; o < COUNT; o++) total += pixel[o * (STRIDE == 0 ? 1 : STRIDE) + tap] * g[o];
           store(sum + tap * width, total);
@@ -271,7 +280,7 @@ constexpr int64_t SUM_VECTORS = 32, SHORTEST_SUM = 1 << 14, SUMS = 16;
 // Sums over the output rows, cut into as many partial sums as the problem (not the machine) asks for, added up in order.
 template <class T>
 void weight_grad(const WeightGrad<T>& p) {
-  constexpr int64_t L = lanes<T>;
+  constexpr int64_t L = lanes<wide<T>>;
   const Window& w = p.window;
   const int64_t C = p.groups;
   const Geometry<T> geometry(w, C);
@@ -281,12 +290,12 @@ void weight_grad(const WeightGrad<T>& p) {
   const int64_t sums = std::clamp<int64_t>(rows * w.output[2] * C / SHORTEST_SUM / parts.count, 1, std::clamp<int64_t>(rows, 1, ceil_div(SUMS, parts.count)));
   // [sum][tap][channel] of each part. Its channels are whole vectors, and one more, of the last ones, behind them where those aren't.
   const int64_t width = (ceil_div(C / L, parts.count) + 1) * L, size = taps * width;
-  const Scratch<T> partial(parts.count * sums * size);
+  const Scratch<wide<T>> partial(parts.count * sums * size);
   torch::stable::parallel_for(0, parts.count * sums, 1, [&](int64_t begin, int64_t end) {
     std::vector<Runs<T>> runs;
     for (int64_t i = begin; i < end; i++) {
       const int64_t part = i / sums, sum = i % sums, first = parts.begin(part), count = parts.size(part), whole = count / L * L;
-      T* const to = partial.get() + i * size;
+      wide<T>* const to = partial.get() + i * size;
       zero_run(to, size);
       const auto add = [&](int64_t from, int64_t channels, int64_t column) {
         geometry.for_each_block(p.input, rows * sum / sums, rows * (sum + 1) / sums, from, channels, runs,
@@ -302,13 +311,13 @@ void weight_grad(const WeightGrad<T>& p) {
   const Filters<T> filters(p.view, w.kernel, 0, 1);
   for (int64_t part = 0; part < parts.count; part++) {
     const int64_t first = parts.begin(part), count = parts.size(part), whole = count / L * L;
-    T* const total = partial.get() + part * sums * size;
+    wide<T>* const total = partial.get() + part * sums * size;
     for (int64_t sum = 1; sum < sums; sum++)
       for (int64_t i = 0; i < size; i += L) store(total + i, load(total + i) + load(total + sum * size + i));
     for (int64_t tap = 0; tap < taps; tap++) {
       T* const to = p.grad_weight + filters.offset[tap] + first * p.view.group_step;
-      const T* const from = total + tap * width;
-      for (int64_t c = 0; c < count; c++) to[c * p.view.group_step] = from[c < whole ? c : whole + L - (count - c)];
+      const wide<T>* const from = total + tap * width;
+      for (int64_t c = 0; c < count; c++) to[c * p.view.group_step] = static_cast<T>(from[c < whole ? c : whole + L - (count - c)]);
     }
   }
 }

@@ -98,6 +98,15 @@ struct PairedKernels {
   bool beats_winograd;
 };
 
+// gather_conv and weight_grad of one channel in and one out, of activations as they are stored; whether that is it.
+template <class S>
+struct DepthwiseKernels {
+  void (*conv)(const GatherConv<S>&);
+  bool (*conv_serves)(const GatherConv<S>&);
+  void (*weight_grad)(const WeightGrad<S>&);
+  bool (*weight_grad_serves)(const WeightGrad<S>&);
+};
+
 template <class T, class Position>
 struct PoolKernels {
   void (*pool)(const Pool<T, Position>&);
@@ -133,7 +142,7 @@ struct ColumnKernels {
 // Every kernel of one instruction set; std::get<PoolKernels<float, uint8_t>>(kernels()) is a table of it.
 using Kernels =
     std::tuple<Transpose<float>, Transpose<double>, Transpose<BFloat16>, Transpose<Half>, ConvKernels<float>, ConvKernels<double>, WinogradKernels<float>, WinogradKernels<double>, WinogradKernels<BFloat16>,
-               NarrowKernels<BFloat16>, NarrowKernels<Half>, PairedKernels, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
+               NarrowKernels<BFloat16>, NarrowKernels<Half>, PairedKernels, DepthwiseKernels<BFloat16>, ColumnKernels<float>, ColumnKernels<double>, ColumnKernels<BFloat16>,
                ColumnKernels<Half>, PoolKernels<float, uint8_t>, PoolKernels<float, int32_t>, PoolKernels<double, uint8_t>,
                PoolKernels<double, int32_t>, PoolKernels<BFloat16, uint8_t>, PoolKernels<BFloat16, int32_t>,
                PoolKernels<Half, uint8_t>, PoolKernels<Half, int32_t>, BoxKernels<float>, BoxKernels<double>,

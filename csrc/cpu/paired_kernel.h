@@ -263,8 +263,12 @@ void conv(const GatherConv<BFloat16>& p) {
   });
 }
 
-inline bool serves(const GatherConv<BFloat16>& p) { return p.in_channels > 1 || (p.in_channels == 1 && p.out_channels > 1); }
-inline bool serves_by_vectors(const GatherConv<BFloat16>& p) { return __builtin_cpu_supports("avx512bf16") && p.in_channels > 0 && p.in_channels % 2 == 0; }
+// Whether a group's channels fill a panel to some extent.
+inline bool serves(const GatherConv<BFloat16>& p) {
+  constexpr int64_t FEWEST = 16;
+  return p.in_channels > 0 && (p.groups == 1 || std::min(p.in_channels, p.out_channels) >= FEWEST);
+}
+inline bool serves_by_vectors(const GatherConv<BFloat16>& p) { return __builtin_cpu_supports("avx512bf16") && serves(p) && p.in_channels % 2 == 0; }
 
 }  // namespace paired
 

@@ -31,8 +31,6 @@ PAGE = 1 << 16
 SMALLEST = 2 << 20
 KEPT = 512 << 20
 
-VECTOR_BYTES = {"avx512": 64, "avx2": 32, "baseline": 16}
-
 
 class Blocks:
     """How much is kept of large blocks of memory, to be lent again: the class of this name in csrc/cpu/blocks.h."""
@@ -80,7 +78,7 @@ class _Conv(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        return VECTOR_BYTES[ops.isa() or "baseline"] // self.dtype.itemsize
+        return ops.vector_bytes() // self.dtype.itemsize
 
     @property
     def columns(self) -> int:  # TILE_COLUMNS
@@ -88,7 +86,7 @@ class _Conv(NamedTuple):
 
     @property
     def rows(self) -> int:  # TILE_ROWS
-        return 14 if ops.isa() == "avx512" else 6
+        return 14 if ops.vector_bytes() == 64 else 6
 
     @property
     def line(self) -> int:  # LINE
