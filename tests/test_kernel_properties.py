@@ -4,7 +4,7 @@ test_geometry.py tries what arguments can be, on pictures of a few pixels; here 
 kernel of each instruction set, and a convolution is held to the error that its algorithm may have.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
@@ -112,7 +112,10 @@ def instruction_set(name: str) -> Iterator[None]:
 
 def check_convolution(isa: str, family: str, data: st.DataObject) -> None:
     problem = data.draw(convolutions(FAMILIES[family]))
-    dtype = data.draw(st.sampled_from((torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)))
+    dtypes = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    dtype = data.draw(
+        st.sampled_from((torch.bfloat16,) if isa == "amx" else dtypes)
+    )  # the others' kernels are avx512's
     winograd = served_by_winograd(problem)
     algorithm = data.draw(st.sampled_from(("auto", "im2col", "winograd")[: 3 if winograd else 2]))
     names = [data.draw(layouts) for _ in range(3)]
@@ -138,6 +141,7 @@ def check_convolution(isa: str, family: str, data: st.DataObject) -> None:
             assert error <= bound * size + ROUNDING.get(dtype, 0) * e.norm()
 
 
+POOLING_ISAS = [isa for isa in ops.available_isas() if isa != "amx"]  # which has avx512's
 POOLINGS = ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "unfold", "fold")
 
 
@@ -172,10 +176,10 @@ def poolings(draw: st.DrawFn, family: str) -> Case:
     return Case(name or f"{family}{rank}d", {"input": input, **window, **options})
 
 
-def on_each_isa(names: Any) -> Callable[[Any], Any]:
-    isas = pytest.mark.parametrize("isa", ops.available_isas() or ["none"])
+def on_each_isa(names: Any, isas: Sequence[str] = ops.available_isas()) -> Callable[[Any], Any]:
+    each = pytest.mark.parametrize("isa", isas or ["none"])
     families = pytest.mark.parametrize("family", [pytest.param(name, id=f"{name}-seed{SEED}") for name in names])
-    return lambda test: isas(families(test))
+    return lambda test: each(families(test))
 
 
 @cases(60, on_each_isa(FAMILIES))
@@ -196,13 +200,13 @@ def check_pooling(isa: str, family: str, data: st.DataObject) -> None:
         check_valid(case, "auto", grad_layout)
 
 
-@cases(30, on_each_isa(POOLINGS))
+@cases(30, on_each_isa(POOLINGS, POOLING_ISAS))
 def test_pooling(isa: str, family: str, data: st.DataObject) -> None:
     check_pooling(isa, family, data)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@cases(100, on_each_isa(POOLINGS))
+@cases(100, on_each_isa(POOLINGS, POOLING_ISAS))
 def test_pooling_at_length(isa: str, family: str, data: st.DataObject) -> None:
     check_pooling(isa, family, data)
