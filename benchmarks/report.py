@@ -195,10 +195,11 @@ def bfloat16(results: Results) -> str:
             for library in ("torch", "torchconv")
             for dtype in ("float32", "bfloat16")
         ]
-        gain = times[2] / times[3]
-        rows.append([e["what"], *(f"{1e3 * t:.3g}" for t in times), f"{gain:.2f}", f"{e['differs']:.0e}"])
-    columns = ["torch float32, ms", "bfloat16", "torchconv float32, ms", "bfloat16", "gain", "differs"]
-    return markdown(["forward", *columns], rows)
+        gains = [f"{times[2] / times[3]:.2f}", f"{times[1] / times[3]:.2f}"]
+        facts = [e["model"], e["what"], PASSES[e["pass"]]]
+        rows.append([*facts, *(f"{1e3 * t:.3g}" for t in times), *gains, f"{e['differs']:.0e}"])
+    columns = ["torch float32, ms", "bfloat16", "torchconv float32, ms", "bfloat16", "gain", "faster", "differs"]
+    return markdown(["network", "layer", "", *columns], rows)
 
 
 def pictures(pattern: str) -> Callable[[Results], str]:
