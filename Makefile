@@ -11,7 +11,7 @@ BUILD_NEEDS := $(TORCH) 'setuptools>=77' ninja
 CSRC := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 PYTHON_SOURCES := $(wildcard torchconv/*.py torchconv/*/*.py)
 PICTURES := examples/pictures
-KERNEL_TESTS := isa kernel_properties winograd packing max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
+KERNEL_TESTS := isa bfloat16 kernel_properties winograd packing max_pool max_unpool avg_pool adaptive_pool im2col geometry hostile_calls
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-pure test-exhaustive sanitize cuda gpu bench bench-memory docs lint wheel clean

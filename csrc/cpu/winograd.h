@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../phases.h"
+#include "../tensors.h"
 #include "kernels.h"
 
 namespace torchconv {
@@ -103,6 +104,31 @@ template <class S>
 WinogradWeightGrad<S> winograd_conv_weight(const Problem& p, const S* input, const S* grad_output, wide<S>* grad_weight,
                                            const WeightView<wide<S>>& view) {
   return {winograd_pictures(p), input, grad_output, grad_weight, in_order(winograd_form(p.window), view)};
+}
+
+inline bool winograd_serves(const Problem& p) { return p.groups == 1 && p.in > 0 && p.out > 0 && winograd_form(p.window) != WinogradForm::none; }
+
+// Where Winograd's transforms cost more than its fewer products save, or float64 is wanted exact, im2col is the better one.
+constexpr int64_t WINOGRAD_CHANNELS = 32, WINOGRAD_LINE_CHANNELS = 64;
+constexpr int64_t WINOGRAD_POSITIONS = 48;          // three tiles and more
+constexpr int64_t WINOGRAD_WEIGHT_POSITIONS = 128;  // for the weight's gradient
+
+// `pictures` are those of the result, and `least` how many positions it has at least where it pays.
+template <class T>
+bool use_winograd(const char* op, const std::string& algorithm, const Problem& p, const WinogradPictures& pictures, int64_t least) {
+  TORCHCONV_CHECK(algorithm == "auto" || algorithm == "im2col" || algorithm == "winograd", op, ": algorithm is '", algorithm,
+                  "', expected auto, im2col or winograd");
+  if (algorithm == "winograd")
+    TORCHCONV_CHECK(winograd_serves(p), op,
+                    ": algorithm 'winograd' serves kernels of three or five taps along one dimension or two, of any depth, stride 1 and groups 1; got kernel ",
+                    to_string(Ints(p.window.kernel.begin(), p.window.kernel.end())), ", stride ",
+                    to_string(Ints(p.window.stride.begin(), p.window.stride.end())), ", groups ", p.groups);
+  const int64_t positions = p.batch * pictures.out_depth * pictures.out_height * pictures.out_width;
+  if (algorithm != "auto") return algorithm == "winograd" && positions > 0;
+  if (!std::is_same_v<T, float> || !winograd_serves(p) || positions < least) return false;
+  const bool usual = !pictures.line && pictures.taps == 3 && pictures.dilation_height == 1 && pictures.dilation_width == 1;
+  const int64_t channels = pictures.line ? WINOGRAD_LINE_CHANNELS : WINOGRAD_CHANNELS;
+  return std::min(p.in, p.out) >= channels && (usual || winograd_saves(pictures));
 }
 
 }  // namespace torchconv
