@@ -63,8 +63,8 @@ __attribute__((noinline)) void store_parts(const T* rows, int64_t count, int64_t
 // two panels of B, `pair` apart.
 // `start` is what the sum starts from (a bias, or zeros), a value a column for each row, `start_stride` apart (0: the same for all);
 // null to add the sum to what C holds. Sums of short sums: they err less than one long one.
-// FAR: the panel of packed weights that follows is fetched ahead, too, by the first tile that meets this one. From a large layer it
-// comes from far, and not at the processor's own guess.
+// FAR: what comes from far, and not at the processor's own guess, is fetched ahead, too: the panel of packed weights that follows, by the first
+// tile that meets this one; or A's columns of the next depth, by the last tile that meets these.
 template <class T, int ROWS, LayoutA LAYOUT, int V, bool FAR>
 void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t pair, T* const* c, int64_t columns,
           const T* start, int64_t start_stride) {
@@ -84,11 +84,12 @@ void tile(int64_t depth, const T* a, int64_t a_stride, const T* b, int64_t b_str
       const T* const from = b + k * b_stride + column(j);
       row[j] = load(from);
       __builtin_prefetch(from + AHEAD * b_stride, 0, 3);
-      if constexpr (FAR) __builtin_prefetch(from + ceil_div(V, TILE_VECTORS) * pair, 0, 2);
+      if constexpr (FAR && LAYOUT != LayoutA::columns) __builtin_prefetch(from + ceil_div(V, TILE_VECTORS) * pair, 0, 2);
     }
     if constexpr (LAYOUT == LayoutA::columns) {
       __builtin_prefetch(a + (k + AHEAD) * a_stride, 0, 3);
       __builtin_prefetch(a + (k + AHEAD) * a_stride + ROWS - 1, 0, 3);
+      if constexpr (FAR) __builtin_prefetch(a + (k + DEPTH) * a_stride, 0, 2);
     } else if constexpr (LAYOUT == LayoutA::tight) {
       __builtin_prefetch(a + ROWS * TIGHT_STRIDE + k * LINE<T>, 0, 3);  // the next rows
     } else if constexpr (LAYOUT == LayoutA::rows) {
@@ -146,7 +147,7 @@ Tile<T> tile_of_columns(int rows, int64_t columns) {
 // The tile for numbers of rows and columns known at run time: 1 to TILE_ROWS and TILE_COLUMNS, or 1 to BROAD_ROWS and BROAD_COLUMNS.
 template <class T, LayoutA LAYOUT>
 Tile<T> tile_of(int rows, int64_t columns = TILE_COLUMNS<T>, bool far = false) {
-  if constexpr (LAYOUT == LayoutA::packed || LAYOUT == LayoutA::rows) {
+  if constexpr (LAYOUT != LayoutA::tight) {
     if (far) return tile_of_columns<T, LAYOUT, true>(rows, columns);
   }
   return tile_of_columns<T, LAYOUT, false>(rows, columns);

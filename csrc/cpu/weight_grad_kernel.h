@@ -72,9 +72,12 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
   const bool direct = sums == 1 && taps == 1 && v.in_step == 1;
   const int64_t items = sums * p.groups * blocks, tiles = ceil_div(O, TILE_ROWS), most = ceil_div(O, tiles);
   const int64_t cuts = cuts_of(items, tiles, in_place ? 0.1 : 0.3);
+  // What comes from memory, and lies so far apart that it meets in few of the cache's sets, is fetched by lines sooner than by tiles.
+  constexpr int64_t FAR_APART = 2048;  // bytes
+  const bool from_far = out_pixel * static_cast<int64_t>(sizeof(T)) >= FAR_APART && total * out_pixel * static_cast<int64_t>(sizeof(T)) > 4 * l2_cache();
   Scratch<T> partial(direct ? 0 : sums * p.groups * O * K);
   torch::stable::parallel_for(0, items * cuts, 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> packed(in_place ? 0 : DEPTH * PACKED_STRIDE<T>);
+    Scratch<T> packed(in_place ? 0 : DEPTH * PACKED_STRIDE<T>), near(from_far ? DEPTH * apart<T>(most * tiles) : 0);
     const T zeros[N] = {};
     for (int64_t i = begin; i < end; i++) {
       const int64_t cut = i % cuts, block = i / cuts % blocks, group = i / cuts / blocks % p.groups, sum = i / cuts / blocks / p.groups;
@@ -98,6 +101,12 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
           // The last panel reads past k1 where that is not a multiple of its width; what it computes there is not stored.
           zero_run(to + (k1 - k0), std::min<int64_t>(N, PACKED_STRIDE<T> - (k1 - k0)));
         }
+        const T* a = p.grad_output + q * out_pixel + group * O;
+        if (from_far) {
+          copy_matrix(depth, last - first, a + first, out_pixel, 1, near.get() + first, apart<T>(most * tiles), 1);
+          a = near.get();
+        }
+        const int64_t a_stride = from_far ? apart<T>(most * tiles) : out_pixel;
         const T* const b = in_place ? p.input + q * in_pixel + group * p.in_channels + k0 : packed.get();
         const int64_t b_stride = in_place ? in_pixel : PACKED_STRIDE<T>;
         const auto multiply = [&](int64_t k, int64_t o) {
@@ -105,8 +114,8 @@ void weight_grad_by_blocks(const WeightGrad<T>& p) {
           const int rows = std::min(most, last - o);
           T* c[TILE_ROWS];
           for (int r = 0; r < rows; r++) c[r] = out + (o + r) * out_step + k;
-          tile_of<T, LayoutA::columns>(rows, columns)(depth, p.grad_output + q * out_pixel + group * O + o, out_pixel, b + (k - k0), b_stride, 0, c, columns,
-                                                      q == q0 ? zeros : nullptr, 0);
+          const bool far = k + columns == k1 && !from_far;
+          tile_of<T, LayoutA::columns>(rows, columns, far)(depth, a + o, a_stride, b + (k - k0), b_stride, 0, c, columns, q == q0 ? zeros : nullptr, 0);
         };
         if (width > DEPTH) {
           for (int64_t o = first; o < last; o += most)
