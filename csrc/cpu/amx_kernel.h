@@ -17,7 +17,8 @@ struct alignas(64) TileShapes {
 
 // Two tiles of A, 4 and 5, times two of B, 6 and 7, add up in four of C, 0 to 3.
 struct ByTiles {
-  static constexpr int64_t ROWS = 16, PAIRS = 16, COLUMNS = 16, LONGEST = 512;
+  static constexpr int64_t ROWS = 16, PAIRS = 16, COLUMNS = 16;
+  static constexpr int64_t LONGEST = 512;  // of the depth at a time, of which a panel of B is 32 KB
 
   ~ByTiles() { release(); }
 
@@ -102,6 +103,5 @@ struct ByTiles {
 };
 
 }  // namespace paired
-
 }  // namespace TORCHCONV_ISA
 }  // namespace torchconv

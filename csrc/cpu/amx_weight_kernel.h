@@ -6,12 +6,12 @@ namespace torchconv {
 namespace TORCHCONV_ISA {
 namespace paired {
 
-constexpr int64_t SIDE = 32;                    // channels of either side that are multiplied at a time
-constexpr int64_t STRETCH = 256;                // positions likewise: of as many, both operands stay in the L1 cache
-constexpr int64_t LONGEST_BLOCK = 1024;         // positions of a block
-constexpr int64_t PLANES_OF_BLOCK = 1 << 20;    // elements of its planes
-constexpr int64_t OPERANDS = 1 << 20;          // elements of both operands that are packed at a time
-constexpr int64_t FEW_CHANNELS = 16;            // of fewer, A's rows are channels and taps
+constexpr int64_t SIDE = 32;                 // channels of either side that are multiplied at a time
+constexpr int64_t STRETCH = 256;             // positions likewise: of as many, both operands stay in the L1 cache
+constexpr int64_t LONGEST_BLOCK = 1024;      // positions of a block
+constexpr int64_t PLANES_OF_BLOCK = 1 << 20; // elements of its planes
+constexpr int64_t OPERANDS = 1 << 20;        // elements of both operands that are packed at a time
+constexpr int64_t FEW_CHANNELS = 16;         // of fewer, A's rows are channels and taps
 
 class WeightGradByTiles {
  public:
