@@ -386,7 +386,7 @@ def winograd_block_serves(
 ) -> bool:
     """Whether `winograd_block` takes a convolution, or its gradient `winograd_block_input`, and is the best choice.
 
-    The rule of csrc/cpu/conv.cpp for Winograd, for channels-last activations of whole vectors of channels.
+    The rule of csrc/cpu/winograd.h for Winograd, for channels-last activations of whole vectors of channels.
 
     Args:
         activations: the input, or the gradient of the output.

@@ -1,6 +1,6 @@
 """What the compiled convolutions work in: memory that no tensor shows.
 
-It follows csrc/cpu: what conv.cpp transposes, what the Winograd and the gather kernels pack, and what blocks.h keeps.
+It follows csrc/cpu: what channels_last.h transposes, what the Winograd and the gather kernels pack, and what blocks.h keeps.
 Kernels that read activations as they lie work in less than a megabyte, which is left out.
 """
 
@@ -101,7 +101,7 @@ class _Conv(NamedTuple):
         return WinogradPictures.of(self.batch, self.plane, self.kernel, self.dilation)
 
     def by_winograd(self, algorithm: str, stride: Sequence[int], padding: Sequence[int], least: int) -> bool:
-        """use_winograd in conv.cpp."""
+        """use_winograd in winograd.h."""
         if algorithm != "auto":
             return algorithm == "winograd"
         pictures = self.pictures
@@ -186,7 +186,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _widened(input: Tensor, *counts: int) -> list[int]:
-    """NarrowConv in conv.cpp: 16-bit numbers are copied as float. Where a kernel takes bfloat16, it is too much."""
+    """narrow_conv.cpp: 16-bit numbers are copied as float. Where a kernel takes bfloat16, it is too much."""
     return list(counts) if input.dtype.itemsize == 2 else []
 
 
@@ -206,7 +206,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _transposed(tensor: Tensor) -> int:
-    """ChannelsLast in conv.cpp: what is not channels-last is copied; what is not contiguous either, twice."""
+    """ChannelsLast in channels_last.h: what is not channels-last is copied; what is not contiguous either, twice."""
     return 0 if _is_channels_last(tensor) else tensor.numel() * (1 if tensor.is_contiguous() else 2)
 
 
@@ -254,7 +254,7 @@ def _conv_input(
     winograd = conv.by_winograd(algorithm, stride, padding, POSITIONS)
     grad_input = conv.positions * conv.outputs * groups
     copies = _widened(grad_output, weight.numel(), *(() if winograd else (grad_output.numel(), grad_input)))
-    # conv.cpp's with_taps_in_channels, about: windows that tile the input, which has few channels.
+    # phases.h's with_taps_in_channels, about: windows that tile the input, which has few channels.
     tiled = (
         groups == 1 and conv.outputs < PANEL_CHANNELS and kernel[-1] > 1 and [*kernel] == [*stride] and not any(padding)
     )
