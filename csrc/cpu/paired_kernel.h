@@ -116,9 +116,10 @@ struct PackedPairs {
   explicit PackedPairs(const Panels<BFloat16, N>& all)
       : panels(all.count), panel_step(all.depth / 2 * N), data(all.p.groups * panels * panel_step) {
     const WeightView<BFloat16>& view = all.p.weight;
-    if (view.in_step == 1 && (view.out_step | view.group_step | view.step[0] | view.step[1] | view.step[2] | view.start) % 2 == 0)
+    const bool aligned = reinterpret_cast<uintptr_t>(view.data) % sizeof(uint32_t) == 0 && (view.out_step | view.group_step) % 2 == 0;
+    if (aligned && view.in_step == 1 && (view.step[0] | view.step[1] | view.step[2] | view.start) % 2 == 0)
       pack_pairs(all);
-    else if (all.taps > 1 && view.in_step == all.taps && filters_are_runs(all))
+    else if (aligned && all.taps > 1 && view.in_step == all.taps && filters_are_runs(all))
       pack_filters(all);
     else
       pack_channels(all);
@@ -144,7 +145,7 @@ struct PackedPairs {
     const std::vector<int64_t> offset = Phases<BFloat16, N>({all}).filters_of(0).offset;
     for (int64_t tap = 0; tap < all.taps; tap++)
       if (offset[tap] != tap) return false;
-    return !all.p.every_phase && all.p.weight.out_step % 2 == 0;
+    return !all.p.every_phase;
   }
 
   // Taps lie side by side: all that lies side by side is transposed, and of it a channel's element and the next one's, `taps` further on, are

@@ -1,6 +1,7 @@
 """What the compiled convolutions work in: memory that no tensor shows.
 
-It follows csrc/cpu: what channels_last.h transposes, what the Winograd and the gather kernels pack, and what blocks.h keeps.
+It follows csrc/cpu: what channels_last.h transposes, what the Winograd and the gather kernels pack, and what blocks.h
+keeps.
 Kernels that read activations as they lie work in less than a megabyte, which is left out.
 """
 
