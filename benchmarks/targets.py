@@ -31,6 +31,10 @@ def _in(layout: str) -> Callable[[Entry], float]:
     return lambda entry: speedup(entry["seconds"], layout)
 
 
+def _gain(entry: Entry) -> float:
+    return best(entry["seconds"], "torchconv float32") / best(entry["seconds"], "torchconv bfloat16")
+
+
 def targets(find: Find) -> list[list[str]]:
     """What, wanted, measured, holds: a row for each target."""
     rows = []
@@ -68,6 +72,9 @@ def targets(find: Find) -> list[list[str]]:
         rows.append(_least(f"max_pool2d {each} on VGG's pictures, channels-last", nhwc, pool, _in("nhwc")))
     for what in ("unfold 3", "fold 3"):
         rows.append(_least(f"{what}×3", 5.0, find("pooling", threads=THREADS, what=what), _faster))
+    for model in ("vgg19", "mobilenet_v2"):
+        lowered = find("bfloat16", threads=THREADS, model=model)
+        rows.append(_least(f"{model} in bfloat16 beside float32, layers and network", 1.0, lowered, _gain))
     rows += [_peers(e) for e in find("peers", threads=THREADS, network="vgg19")]
     rows += _memory(find)
     rows += _accuracy(find)
