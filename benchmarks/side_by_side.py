@@ -63,8 +63,8 @@ def alternate(calls: Calls, budget: float, least: int = 3, pause: float = 0.0) -
 
 
 def best(seconds: Seconds, library: str) -> float:
-    """The time of a library in its better memory format."""
-    return min(value for side, value in seconds.items() if side.split()[0] == library)
+    """The time of a library, or of what else the names of sides begin with, in its better memory format."""
+    return min(value for side, value in seconds.items() if f"{side} ".startswith(f"{library} "))
 
 
 def speedup(seconds: Seconds, layout: str = "") -> float:
