@@ -130,7 +130,7 @@ class WeightGradByTiles {
     const int64_t out = sides % out_sides * SIDE, row = sides / out_sides % in_sides * SIDE, group = sides / out_sides / in_sides;
     const int64_t height = std::min(SIDE, rows - row), columns = std::min(SIDE, p.out_channels - out);
     const Filters<BFloat16> to(p.view, p.window.kernel, group, p.in_channels);
-    bool run = !spread && to.in_step == taps && taps <= lanes<float>;
+    bool run = !spread && taps > 1 && to.in_step == taps && taps <= lanes<float>;
     for (int64_t tap = 0; tap < taps; tap++) run = run && to.offset[tap] == to.offset[0] + tap;
     for (int64_t tap = 0; tap < taps; tap++) transpose_matrix(SIDE, SIDE, sums_of(sides, tap), SIDE, turned + tap * SIDE, taps * SIDE);
     float line[SIDE * lanes<float>];
@@ -155,8 +155,14 @@ class WeightGradByTiles {
     }
   }
 
-  static void narrow_run(const float* from, BFloat16* to, int64_t count) {
-    for (int64_t i = 0; i < count; i += lanes<float>) store_some(to + i, load_some(from + i, count - i), count - i);
+  __attribute__((target("avx512bf16"))) static void narrow_run(const float* from, BFloat16* to, int64_t count) {
+    constexpr int64_t L = lanes<float>;
+    int64_t i = 0;
+    for (; i + 2 * L <= count; i += 2 * L) {
+      const __m512bh rounded = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(from + i + L)), reinterpret_cast<__m512>(load(from + i)));
+      std::memcpy(static_cast<void*>(to + i), &rounded, sizeof rounded);
+    }
+    for (; i < count; i += L) store_some(to + i, load_some(from + i, count - i), count - i);
   }
 
   const WeightGrad<BFloat16>& p;
