@@ -13,7 +13,7 @@ from convolution import Layer, add_passes, sides
 from models import MODELS, layers_of, picture_shape
 from networks import forward
 from record import Record
-from side_by_side import Table, alternate, difference
+from side_by_side import Table, alternate, best, difference
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -52,10 +52,7 @@ def compare(
     del outputs
     timing = alternate(calls, options.budget_seconds)
     record.add(facts, timing, differs=differs)
-    times = {
-        column: min(value for side, value in timing.median.items() if side.startswith(column + " "))
-        for column in COLUMNS
-    }
+    times = {column: best(timing.median, column) for column in COLUMNS}
     gain = times["torchconv float32"] / times["torchconv bfloat16"]
     faster = times["torch bfloat16"] / times["torchconv bfloat16"]
     shown = (f"{1e3 * t:.3f}" for t in times.values())

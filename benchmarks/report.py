@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from record import RESULTS
-from side_by_side import SIDES, geometric_mean, speedup
+from side_by_side import SIDES, best, geometric_mean, speedup
 from targets import targets
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -190,11 +190,8 @@ def mebibytes(value: float) -> str:
 def bfloat16(results: Results) -> str:
     rows = []
     for e in results.entries("bfloat16"):
-        times = [
-            min(value for side, value in e["seconds"].items() if side.startswith(f"{library} {dtype} "))
-            for library in ("torch", "torchconv")
-            for dtype in ("float32", "bfloat16")
-        ]
+        dtypes = ("float32", "bfloat16")
+        times = [best(e["seconds"], f"{library} {dtype}") for library in ("torch", "torchconv") for dtype in dtypes]
         gains = [f"{times[2] / times[3]:.2f}", f"{times[1] / times[3]:.2f}"]
         facts = [e["model"], e["what"], PASSES[e["pass"]]]
         rows.append([*facts, *(f"{1e3 * t:.3g}" for t in times), *gains, f"{e['differs']:.0e}"])

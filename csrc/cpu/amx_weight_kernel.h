@@ -94,13 +94,6 @@ class WeightGradByTiles {
     }
   }
 
-  static vec<uint32_t> bits_of(const BFloat16* from) {
-    typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    return __builtin_convertvector(halves, vec<uint32_t>);
-  }
-
   // Adds `count` blocks to the sums of both sides, for some of the taps.
   void multiply(ByTiles& multiplier, int64_t sides, int64_t tap_begin, int64_t tap_end, int64_t first, int64_t count) const {
     const int64_t out_side = sides % out_sides, row = sides / out_sides % in_sides * SIDE, group = sides / out_sides / in_sides;

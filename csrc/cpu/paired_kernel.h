@@ -178,14 +178,8 @@ struct PackedPairs {
   // Any others, channel by channel: they come in turn.
   void pack_channels(const Panels<BFloat16, N>& all) const {
     Phases<BFloat16, N>({all}).pack_all([&](size_t, int64_t group, int64_t panel, int64_t k, const BFloat16* row) {
-      typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
       uint32_t* const to = room(group, panel, k);
-      for (int64_t j = 0; j < N; j += lanes<uint32_t>) {
-        Halves halves;
-        std::memcpy(&halves, row + j, sizeof halves);
-        const auto bits = __builtin_convertvector(halves, vec<uint32_t>);
-        store(to + j, k % 2 == 0 ? bits : load(to + j) | bits << 16);
-      }
+      for (int64_t j = 0; j < N; j += lanes<uint32_t>) store(to + j, k % 2 == 0 ? bits_of(row + j) : load(to + j) | bits_of(row + j) << 16);
     });
   }
 };

@@ -5,15 +5,18 @@ namespace TORCHCONV_ISA {
 template <class S>
 using Values = vec<wide<S>>;
 
+// A vector of bfloat16's bits, each as a number of 32.
+inline __attribute__((always_inline)) vec<uint32_t> bits_of(const BFloat16* from) {
+  typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return __builtin_convertvector(halves, vec<uint32_t>);
+}
+
 template <class S>
 inline __attribute__((always_inline)) Values<S> load_values(const S* from) {
   if constexpr (std::is_same_v<S, wide<S>>) return load(from);
-  if constexpr (std::is_same_v<S, BFloat16>) {  // the upper half of a float
-    typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    return reinterpret_cast<vec<float>>(__builtin_convertvector(halves, vec<uint32_t>) << 16);
-  }
+  if constexpr (std::is_same_v<S, BFloat16>) return reinterpret_cast<vec<float>>(bits_of(from) << 16);  // the upper half of a float
   Values<S> values;
   for (int i = 0; i < lanes<wide<S>>; i++) values[i] = static_cast<wide<S>>(from[i]);
   return values;
